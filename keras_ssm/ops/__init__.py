@@ -1,0 +1,19 @@
+"""What is computed: one function for each op, the same on every backend.
+
+Sizes: `b` batch, `l` length, `d` channels, `n` state, `g` groups, `k` width of
+a convolution, `q` chunk. Capitals `A B C D` are the paper's matrices.
+Channels come last, always.
+"""
+
+from keras_ssm.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
+from keras_ssm.ops.dispatch import show_implementations, use_implementation
+from keras_ssm.ops.selective_scan import selective_scan, selective_scan_step
+
+__all__ = [
+    "causal_conv1d",
+    "causal_conv1d_step",
+    "selective_scan",
+    "selective_scan_step",
+    "show_implementations",
+    "use_implementation",
+]

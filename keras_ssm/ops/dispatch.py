@@ -1,0 +1,184 @@
+"""Chooses the implementation that computes an op, and says why not another.
+
+To add an implementation, write `keras_ssm/kernels/<name>/<op>.py` with
+
+- a function named like the op that takes its arguments in canonical form
+  (see `ops/selective_scan.py`) and returns what the other implementations
+  return;
+- `unsupported(...)` with the same arguments, which returns `None`, or one
+  clause saying why it cannot compute them ("needs CUDA tensors");
+
+then add its name to `PREFERENCES` and, if it rests on a package that the
+backend does not bring along, to `PACKAGES`.
+"""
+
+import contextlib
+import contextvars
+import importlib
+import importlib.util
+
+import keras
+
+# (op, backend) -> platform -> names, most preferred first. On a GPU a loop
+# over single steps is bound by kernel launches, on a CPU by arithmetic.
+PREFERENCES = {
+    ("selective_scan", "jax"): {
+        "cpu": ("lax", "lax_associative", "portable"),
+        "gpu": ("lax_associative", "lax", "portable"),
+        "tpu": ("lax", "lax_associative", "portable"),
+    },
+    ("selective_scan", "tensorflow"): {
+        "cpu": ("xla", "xla_associative", "portable"),
+        "gpu": ("xla_associative", "xla", "portable"),
+    },
+    ("selective_scan", "torch"): {
+        "cpu": ("torch", "portable"),
+        "gpu": ("torch", "portable"),
+    },
+    ("selective_scan", "numpy"): {"cpu": ("portable",)},
+    ("causal_conv1d", "jax"): {
+        "cpu": ("lax", "portable"),
+        "gpu": ("lax", "portable"),
+        "tpu": ("lax", "portable"),
+    },
+    ("causal_conv1d", "tensorflow"): {
+        "cpu": ("xla", "portable"),
+        "gpu": ("xla", "portable"),
+    },
+    ("causal_conv1d", "torch"): {
+        "cpu": ("torch", "portable"),
+        "gpu": ("torch", "portable"),
+    },
+    ("causal_conv1d", "numpy"): {"cpu": ("portable",)},
+    **{
+        (f"{op}_step", backend): {
+            platform: ("portable",) for platform in ("cpu", "gpu", "tpu")
+        }
+        for op in ("selective_scan", "causal_conv1d")
+        for backend in ("jax", "tensorflow", "torch", "numpy")
+    },
+}
+
+# Implementation -> third-party package that it needs beside its backend.
+PACKAGES: dict[str, str] = {}
+
+_PINNED = contextvars.ContextVar("keras_ssm_implementation", default=None)
+
+
+@contextlib.contextmanager
+def use_implementation(name: str):
+    """Pins the implementation of every op that is called within the context.
+
+    For export, tests and benchmarks. Enter it before the model is traced or
+    compiled: a compiled function keeps the choice it was compiled with. An op
+    that has no implementation of that name chooses as usual.
+
+    Args:
+        name: Name of an implementation; `show_implementations()` lists them.
+
+    Raises:
+        ValueError: If no op has an implementation of that name on any
+            backend.
+
+    Example:
+
+    ```python
+    with keras_ssm.ops.use_implementation("portable"):
+        model.export("model.onnx", format="onnx")
+    ```
+    """
+    known = sorted({n for rows in PREFERENCES.values() for n in _names(rows)})
+    if name not in known:
+        raise ValueError(
+            f"`use_implementation` takes one of {known}. Received: {name!r}."
+        )
+    token = _PINNED.set(name)
+    try:
+        yield
+    finally:
+        _PINNED.reset(token)
+
+
+def run(op: str, tensors: tuple, options: dict, implementation=None):
+    """Computes `op` with the implementation chosen for these tensors.
+
+    Args:
+        op: Name of the op.
+        tensors: Canonical tensors of the op, in the order of its
+            implementations' positional arguments; absent ones are `None`.
+        options: The plain Python arguments.
+        implementation: `None` takes the first that can; a named one is
+            strict: it runs, or raises with the reason.
+
+    Raises:
+        ValueError: If the op has no implementation of that name here.
+        NotImplementedError: If the named one cannot compute these tensors.
+    """
+    backend = keras.config.backend()
+    rows = PREFERENCES[op, backend]
+    platforms = _module("platforms")
+    chosen = {
+        platform: _select(op, rows[platform], tensors, options, implementation)
+        for platform in platforms.candidates(backend, tensors[0], tuple(rows))
+    }
+    return platforms.run(backend, chosen, tensors, options)
+
+
+def show_implementations() -> str:
+    """Prints what would run on this machine for every op, and why not others.
+
+    Returns:
+        What it printed, a line for each op and implementation.
+    """
+    backend = keras.config.backend()
+    lines = [f"keras backend: {backend}"]
+    for (op, of_backend), rows in PREFERENCES.items():
+        if of_backend != backend:
+            continue
+        here = _module("platforms").here(backend)
+        lines.append(f"{op} on {here}")
+        first = True
+        for name in rows.get(here, ()):
+            reason = _missing(name)
+            lines.append(f"  {name}: {reason or ('runs' if first else 'can')}")
+            first = first and reason is not None
+    text = "\n".join(lines)
+    print(text)  # noqa: T201 - printing is what it is for
+    return text
+
+
+def _select(op, names, tensors, options, implementation):
+    if implementation is None and _PINNED.get() in names:
+        implementation = _PINNED.get()
+    if implementation is not None and implementation not in names:
+        raise ValueError(
+            f"`{op}` has no implementation {implementation!r} on the "
+            f"{keras.config.backend()!r} backend; it has {list(names)}. "
+            f"Received: implementation={implementation!r}."
+        )
+    reasons = {}
+    for name in names if implementation is None else (implementation,):
+        reason = _missing(name)
+        if reason is None:
+            module = _module(f"{name}.{op}")
+            reason = module.unsupported(*tensors, **options)
+            if reason is None:
+                return getattr(module, op)
+        reasons[name] = reason
+    listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    raise NotImplementedError(f"`{op}` cannot run here: {listed}.")
+
+
+def _missing(name):
+    package = PACKAGES.get(name)
+    if package is None or importlib.util.find_spec(package):
+        return None
+    return f"the `{package}` package is not installed"
+
+
+def _names(rows):
+    return {name for names in rows.values() for name in names}
+
+
+def _module(path):
+    return importlib.import_module(f"keras_ssm.kernels.{path}")

@@ -1,0 +1,114 @@
+"""What the ops mean: NumPy float64 loops, one time step after the other.
+
+Every implementation is tested against these functions, and they are written
+to be read, not to be fast. They take what the ops take, return `(y, state)`
+always, and hold no state of their own.
+"""
+
+import numpy as np
+
+
+def selective_scan(
+    x,
+    dt,
+    A,
+    B,
+    C,
+    D=None,
+    z=None,
+    *,
+    dt_bias=None,
+    dt_softplus=False,
+    initial_state=None,
+    mask=None,
+    segment_ids=None,
+    reverse=False,
+):
+    """The selective scan; see `keras_ssm.ops.selective_scan`.
+
+    Gu & Dao, 2023 (https://arxiv.org/abs/2312.00752), Algorithm 2, with the
+    discretisation of its released code: zero-order hold for A, Euler for B.
+    """
+    x, dt, A, B, C, D, z, dt_bias, h = _float64(
+        x, dt, A, B, C, D, z, dt_bias, initial_state
+    )
+    b, l, d = x.shape
+    B, C = per_channel(B, d), per_channel(C, d)  # (b, l, d, n)
+    h = np.zeros((b, d, A.shape[1])) if h is None else h
+    dt = dt if dt_bias is None else dt + dt_bias
+    dt = np.logaddexp(dt, 0) if dt_softplus else dt
+    y = np.zeros((b, l, d))
+    for t, live, new in _steps(b, l, mask, segment_ids, reverse):
+        decay = np.exp(dt[:, t, :, None] * A)
+        update = (dt[:, t] * x[:, t])[..., None] * B[:, t]
+        step = decay * np.where(new[:, None, None], 0, h) + update
+        h = np.where(live[:, None, None], step, h)
+        out = (h * C[:, t]).sum(-1)
+        out = out if D is None else out + D * x[:, t]
+        out = out if z is None else out * silu(z[:, t])
+        y[:, t] = np.where(live[:, None], out, 0)
+    return y, h
+
+
+def causal_conv1d(
+    x,
+    weight,
+    bias=None,
+    *,
+    activation=None,
+    initial_state=None,
+    mask=None,
+    segment_ids=None,
+    reverse=False,
+):
+    """The causal depthwise convolution; see `keras_ssm.ops.causal_conv1d`."""
+    x, weight, bias, state = _float64(x, weight, bias, initial_state)
+    b, l, d = x.shape
+    k = weight.shape[0]
+    # What each row remembers, oldest first; zeros until something is seen.
+    taps = np.zeros((b, k, d))
+    if state is not None:
+        taps[:, 1:] = state
+    y = np.zeros((b, l, d))
+    for t, live, new in _steps(b, l, mask, segment_ids, reverse):
+        known = np.where(new[:, None, None], 0, taps[:, 1:])
+        step = np.concatenate([known, x[:, t : t + 1]], axis=1)
+        taps = np.where(live[:, None, None], step, taps)
+        out = (taps * weight).sum(1)
+        out = out if bias is None else out + bias
+        out = silu(out) if activation == "silu" else out
+        y[:, t] = np.where(live[:, None], out, 0)
+    return y, taps[:, 1:]
+
+
+def silu(x):
+    """x * sigmoid(x)."""
+    return x * np.exp(-np.logaddexp(0, -x))
+
+
+def per_channel(v, d):
+    """Spreads groups over their channels: (b, l, [g,] n) -> (b, l, d, n)."""
+    v = v[:, :, None] if v.ndim == 3 else v
+    return np.repeat(v, d // v.shape[2], axis=2)
+
+
+def _steps(b, l, mask, segment_ids, reverse):
+    """Yields each time step with its live rows and its rows that start anew.
+
+    A row starts anew where its segment id differs from that of its previous
+    live step; its first live step continues the initial state.
+    """
+    mask = np.ones((b, l), bool) if mask is None else np.asarray(mask)
+    ids = np.zeros((b, l), int) if segment_ids is None else segment_ids
+    seen, last = np.zeros(b, bool), np.zeros(b, int)
+    for t in reversed(range(l)) if reverse else range(l):
+        live = mask[:, t]
+        yield t, live, live & seen & (ids[:, t] != last)
+        seen, last = seen | live, np.where(live, ids[:, t], last)
+
+
+def _float64(*arrays):
+    return tuple(
+        None if array is None else np.asarray(array, np.float64)
+        for array in arrays
+    )
