@@ -1,0 +1,62 @@
+"""What surrounds a recurrence: casts, masks, softplus, skip and gate.
+
+Plain implementations compute a bare recurrence and leave the rest, which is
+element by element, to these functions; a fused kernel does all of it itself.
+They work on sequences `(b, l, ...)` and on single steps `(b, ...)` alike.
+"""
+
+from keras import ops
+
+
+def enter(x, dt, B, C, z, dt_bias, mask, *, dtype, dt_softplus):
+    """Casts to `dtype`, selects masked steps away, and makes step sizes.
+
+    Masked inputs become 0 before anything is computed from them, so that
+    neither they nor their gradients can be NaN, and a masked step size
+    becomes 0 last: `exp(0 * A) = 1` leaves the state as it is.
+    """
+    x, dt, B, C = (ops.cast(v, dtype) for v in (x, dt, B, C))
+    z = None if z is None else ops.cast(z, dtype)
+    if mask is not None:
+        x, dt, B, C = (select(mask, v) for v in (x, dt, B, C))
+        z = None if z is None else select(mask, z)
+    dt = dt if dt_bias is None else dt + dt_bias
+    dt = ops.softplus(dt) if dt_softplus else dt
+    dt = dt if mask is None else select(mask, dt)
+    return x, dt, B, C, z
+
+
+def leave(y, x, D, z, mask, *, dtype):
+    """Adds the skip, gates, zeroes masked steps, and casts to `dtype`."""
+    y = y if D is None else y + D * x
+    y = y if z is None else y * ops.silu(z)
+    y = y if mask is None else select(mask, y)
+    return ops.cast(y, dtype)
+
+
+def select(mask, v):
+    """`v` where the mask is True, else 0; the mask has the leading axes."""
+    mask = ops.reshape(mask, (*ops.shape(mask), *(1,) * (v.ndim - mask.ndim)))
+    return ops.where(mask, v, ops.zeros_like(v))
+
+
+def around(recurrence, tensors, *, dt_softplus, **options):
+    """Computes a whole selective scan with a bare recurrence.
+
+    Args:
+        recurrence: Function of `(x, dt, A, B, C, state, resets)` and the
+            options that returns `(y, state)`, everything in the dtype of the
+            state.
+        tensors: The canonical tensors of `selective_scan`.
+        dt_softplus: Whether step sizes pass through softplus.
+        **options: Handed to the recurrence.
+    """
+    x, dt, A, B, C, D, z, dt_bias, state, mask, resets = tensors
+    dtype = x.dtype
+    x, dt, B, C, z = enter(
+        *(x, dt, B, C, z, dt_bias, mask),
+        dtype=state.dtype,
+        dt_softplus=dt_softplus,
+    )
+    y, state = recurrence(x, dt, A, B, C, state, resets, **options)
+    return leave(y, x, D, z, mask, dtype=dtype), state

@@ -1,0 +1,66 @@
+"""What kind of device a call runs on: "cpu", "gpu" or "tpu".
+
+PyTorch tensors say so themselves. TensorFlow and JAX programs are placed
+later; JAX can even be asked to hold one implementation for each kind.
+"""
+
+import functools
+
+
+def candidates(backend: str, tensor, platforms: tuple[str, ...]):
+    """The platforms on which a call with this tensor may come to run."""
+    if backend == "jax":
+        return platforms
+    if backend == "torch":
+        return ("cpu" if tensor.device.type in ("cpu", "meta") else "gpu",)
+    return (here(backend),)
+
+
+def here(backend: str) -> str:
+    """The platform that this machine prefers."""
+    if backend == "jax":
+        import jax
+
+        return {"cpu": "cpu", "tpu": "tpu"}.get(jax.default_backend(), "gpu")
+    if backend == "torch":
+        import torch
+
+        return "gpu" if torch.cuda.is_available() else "cpu"
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
+    return "cpu"
+
+
+def run(backend: str, chosen: dict, tensors: tuple, options: dict):
+    """Calls the implementation chosen for each candidate platform."""
+    if backend == "jax":
+        return _run_jax()(tuple(chosen.items()), tensors, **options)
+    (implementation,) = chosen.values()
+    return implementation(*tensors, **options)
+
+
+@functools.cache
+def _run_jax():
+    import jax
+
+    # Compiled by itself when it is not part of a larger program, so that a
+    # call outside of jit is traced once for each shape.
+    @functools.partial(jax.jit, static_argnums=0, static_argnames=_OPTIONS)
+    def run_jax(chosen, tensors, **options):
+        branches = {
+            platform: functools.partial(implementation, **options)
+            for platform, implementation in chosen
+        }
+        if len({implementation for _, implementation in chosen}) == 1:
+            return branches["cpu"](*tensors)
+        gpu = branches.pop("gpu")
+        return jax.lax.platform_dependent(
+            *tensors, **branches, cuda=gpu, rocm=gpu
+        )
+
+    return run_jax
+
+
+_OPTIONS = ("activation", "dt_softplus", "reverse")

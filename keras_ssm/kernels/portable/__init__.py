@@ -1,0 +1,1 @@
+"""Any backend, for inference: `keras.ops` alone."""
