@@ -1,0 +1,1 @@
+"""JAX anywhere: loops of `jax.lax`, one time step after the other."""

@@ -1,0 +1,1 @@
+"""JAX on a GPU: chunks of time steps at once, in logarithmic steps."""

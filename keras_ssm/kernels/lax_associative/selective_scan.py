@@ -1,0 +1,128 @@
+"""The selective scan in chunks, each in logarithmic steps.
+
+Within a chunk of `CHUNK` steps all decays and updates are computed at once and
+composed with `jax.lax.associative_scan`; a loop hands the state from chunk to
+chunk. On a GPU that is one round of launches per chunk and not per step.
+Chunks keep their first state, and the backward pass recomputes the rest, with
+the formulas in `keras_ssm/kernels/lax/selective_scan.py`: the gradients `g` of
+a chunk are the same scan in the other direction.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from keras_ssm.kernels import border
+from keras_ssm.kernels.lax.selective_scan import Layout
+
+CHUNK = 64
+
+
+def unsupported(*tensors, **options):
+    """Nothing: it runs wherever JAX does."""
+    return None
+
+
+def selective_scan(*tensors, dt_softplus, reverse):
+    """The op on canonical tensors; see `keras_ssm.ops.selective_scan`."""
+    return border.around(
+        recurrence, tensors, dt_softplus=dt_softplus, reverse=reverse
+    )
+
+
+def recurrence(x, dt, A, B, C, h, resets, reverse):
+    """`h[t] = exp(dt[t] A) h[t-1] + dt[t] B[t] x[t]; y[t] = C[t] h[t]`."""
+    return _recurrence(x, dt, A, B, C, h, resets, reverse)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(7,))
+def _recurrence(x, dt, A, B, C, h, resets, reverse):
+    outputs, _ = _forward(x, dt, A, B, C, h, resets, reverse)
+    return outputs
+
+
+def _forward(x, dt, A, B, C, h, resets, reverse):
+    layout = Layout(x, B)
+    decay = layout.decay(A)
+
+    def chunk(h, inputs):
+        x, dt, B, C, reset = inputs
+        states = _solve(*_steps(decay, x, dt, B, reset), h, reverse)
+        y = (states * C[..., None]).sum(-2)
+        return states[0 if reverse else -1], (y, h)
+
+    inputs = [layout.chunks(v, CHUNK) for v in (x, dt, B, C, resets)]
+    h, (y, starts) = lax.scan(chunk, layout.state(h), inputs, reverse=reverse)
+    y = layout.from_chunks(y).reshape(x.shape)
+    return (y, layout.from_state(h)), (x, dt, A, B, C, resets, starts)
+
+
+def _backward(reverse, residuals, gradients):
+    x, dt, A, B, C, resets, starts = residuals
+    dy, dh = gradients
+    layout = Layout(x, B)
+    chunk = functools.partial(_adjoint_chunk, layout.decay(A), reverse)
+    g = layout.state(dh)
+    inputs = [layout.chunks(v, CHUNK) for v in (x, dt, B, C, resets)]
+    (g, dA), (dx, ddt, dB, dC) = lax.scan(
+        chunk,
+        (g, jnp.zeros_like(g)),
+        (starts, inputs, layout.chunks(dy, CHUNK)),
+        reverse=not reverse,
+    )
+    dx, ddt, dB, dC = (
+        layout.from_chunks(gradient).reshape(v.shape)
+        for gradient, v in ((dx, x), (ddt, dt), (dB, B), (dC, C))
+    )
+    dA = layout.from_decay(dA.sum(0))
+    return dx, ddt, dA, dB, dC, layout.from_state(g), None
+
+
+_recurrence.defvjp(_forward, _backward)
+
+
+def _adjoint_chunk(A, reverse, carry, inputs):
+    g, dA = carry
+    start, (x, dt, B, C, reset), dy = inputs
+    a, u = _steps(A, x, dt, B, reset)
+    states = _solve(a, u, start, reverse)
+    before = _shift(states, start, reverse)
+    # The carried `g` arrives multiplied with the decay of its own step.
+    following = _shift(a, jnp.ones_like(start), not reverse)
+    direct = C[..., None] * dy[..., None, :]
+    dstates = _solve(following, direct, g, not reverse)
+    dC = jnp.einsum("qbge,qbgne->qbgn", dy, states)
+    dB = jnp.einsum("qbge,qbgne->qbgn", dt * x, dstates)
+    dB_x = (dstates * B[..., None]).sum(-2)
+    passed = a * dstates
+    d_exponent = passed * before
+    ddt = (d_exponent * A).sum(-2) + dB_x * x
+    dA = dA + (d_exponent * dt[..., None, :]).sum(0)
+    return (passed[-1 if reverse else 0], dA), (dB_x * dt, ddt, dB, dC)
+
+
+def _steps(A, x, dt, B, reset):
+    """Each step as a map `h -> a h + u`, both (q, b, g, n, d/g)."""
+    a = jnp.exp(dt[..., None, :] * A)
+    if reset is not None:
+        a = jnp.where(reset[..., None, None, None], 0, a)
+    return a, (dt * x)[..., None, :] * B[..., None]
+
+
+def _solve(a, u, h, reverse):
+    """All states of `h[t] = a[t] h[t-1] + u[t]`, the first after `h`."""
+
+    def compose(first, second):
+        return first[0] * second[0], second[0] * first[1] + second[1]
+
+    a, u = lax.associative_scan(compose, (a, u), reverse=reverse)
+    return a * h + u
+
+
+def _shift(v, first, reverse):
+    """`v` one step later in the order of the scan, behind `first`."""
+    if reverse:
+        return jnp.concatenate([v[1:], first[None]])
+    return jnp.concatenate([first[None], v[:-1]])
