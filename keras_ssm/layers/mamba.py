@@ -1,0 +1,300 @@
+"""The mixer of Mamba."""
+
+import math
+
+import keras
+from keras import initializers, ops, regularizers
+
+from keras_ssm.layers.arguments import check_positive
+from keras_ssm.layers.initializers import LogUniformDt, S4DReal
+from keras_ssm.layers.sequence_layer import SequenceLayer
+from keras_ssm.ops import (
+    causal_conv1d,
+    causal_conv1d_step,
+    selective_scan,
+    selective_scan_step,
+)
+
+
+@keras.saving.register_keras_serializable(package="keras_ssm")
+class Mamba(SequenceLayer):
+    """Mixes time with a recurrence that chooses what to remember.
+
+        x, z = in_proj(inputs)
+        x = silu(conv1d(x))
+        dt, B, C = x_proj(x)
+        dt = softplus(dt_proj(dt) + dt_bias)
+        h[t] = exp(dt[t] A) h[t-1] + dt[t] B[t] x[t],    A = -exp(A_log)
+        y[t] = (C[t] h[t] + D x[t]) * silu(z[t])
+        outputs = out_proj(y)
+
+    Time and memory are linear in the length, and a step of generation costs
+    the same at any position. It has the conventions of `keras.layers.LSTM`,
+    except that arguments are keywords, that sequences are returned by default,
+    and that the output is as wide as the input.
+
+    Parameters, with `m` the width, `d = expand * m`, `n = state_dim`,
+    `r = dt_rank`:
+
+    | name | shape | start |
+    |---|---|---|
+    | `in_proj/kernel` | (m, 2d) | U(±1/sqrt(m)) |
+    | `conv_kernel`, `conv_bias` | (k, d), (d,) | U(±1/sqrt(k)) |
+    | `x_proj/kernel` | (d, r + 2n) | U(±1/sqrt(d)) |
+    | `dt_proj/kernel` | (r, d) | U(±1/sqrt(r)) |
+    | `dt_bias` | (d,) | softplus of it log-uniform in [0.001, 0.1] |
+    | `A_log` | (d, n) | log(1), ..., log(n) |
+    | `D` | (d,) | 1 |
+    | `out_proj/kernel` | (d, m) | U(±1/sqrt(d)) |
+
+    `A_log`, `D` and `dt_bias` stay float32 under every dtype policy. Exclude
+    them from weight decay:
+    `optimizer.exclude_from_weight_decay(var_names=["A_log", "D", "dt_bias"])`.
+
+    Args:
+        state_dim: Size n of the state of each channel.
+        conv_kernel_size: Width k of the causal convolution.
+        expand: The recurrence has `expand` times the width of the input.
+        dt_rank: Rank of the projection to step sizes. `None` for the paper's
+            `ceil(width / 16)`.
+        use_conv_bias: Whether the convolution has a bias.
+        use_bias: Whether the outer projections have biases.
+        kernel_initializer: For the kernels of `in_proj`, `x_proj` and
+            `out_proj`. `None` for the paper's.
+        kernel_regularizer: For the kernels of `in_proj`, `x_proj`, `dt_proj`
+            and `out_proj`.
+        A_log_initializer: For `A_log`.
+        dt_bias_initializer: For `dt_bias`; `LogUniformDt(minimum, maximum)`
+            sets the range of step sizes.
+        return_sequences: Whether to return the output of every step, or only
+            that of the last unmasked one.
+        return_state: Whether to return `(outputs, conv_state, ssm_state)`.
+        go_backwards: Whether to process the sequence from its end and return
+            the output in that order.
+        stateful: Whether the states after a batch are the initial states of
+            the next one. Needs a fixed batch size.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`,
+            `trainable`.
+
+    Call arguments:
+        sequences: `(batch, length, width)`.
+        initial_state: The states before the first step: `(batch, k-1, d)` and
+            `(batch, d, n)`. Zeros if `None`.
+        mask: Boolean, `(batch, length)`. Masked steps are skipped, whatever
+            they hold, and give 0.
+
+    Raises:
+        ValueError: If an argument is out of its range, or a shape does not
+            fit.
+
+    Example:
+
+    ```python
+    x = keras.random.normal((2, 100, 64))
+    layer = keras_ssm.layers.Mamba(return_state=True)
+    y, *state = layer(x)
+    y, *state = layer(x, initial_state=state)
+    y_next, state = layer.step(x[:, 0], state)
+    ```
+
+    Reference:
+        [Gu & Dao, 2023](https://arxiv.org/abs/2312.00752), section 3.4.
+    """
+
+    def __init__(
+        self,
+        *,
+        state_dim: int = 16,
+        conv_kernel_size: int = 4,
+        expand: int = 2,
+        dt_rank: int | None = None,
+        use_conv_bias: bool = True,
+        use_bias: bool = False,
+        kernel_initializer=None,
+        kernel_regularizer=None,
+        A_log_initializer=None,
+        dt_bias_initializer=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_positive(
+            "Mamba",
+            state_dim=state_dim,
+            conv_kernel_size=conv_kernel_size,
+            expand=expand,
+            **({} if dt_rank is None else {"dt_rank": dt_rank}),
+        )
+        self.state_dim = state_dim
+        self.conv_kernel_size = conv_kernel_size
+        self.expand = expand
+        self.dt_rank = dt_rank
+        self.use_conv_bias = use_conv_bias
+        self.use_bias = use_bias
+        self.kernel_initializer = initializers.get(
+            kernel_initializer or _fan_in_uniform()
+        )
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.A_log_initializer = initializers.get(
+            A_log_initializer or S4DReal()
+        )
+        self.dt_bias_initializer = initializers.get(
+            dt_bias_initializer or LogUniformDt()
+        )
+
+    def build_mixer(self, width):
+        self.channels = self.expand * width
+        self._rank = self.dt_rank or math.ceil(width / 16)
+        self.in_proj = self._dense("in_proj", width, 2 * self.channels)
+        self._build_conv()
+        self.x_proj = self._dense(
+            "x_proj",
+            self.channels,
+            self._rank + 2 * self.state_dim,
+            use_bias=False,
+        )
+        self.dt_proj = self._dense(
+            "dt_proj",
+            self._rank,
+            self.channels,
+            use_bias=False,
+            kernel_initializer=_fan_in_uniform(),
+        )
+        self._build_ssm()
+        self.out_proj = self._dense("out_proj", self.channels, width)
+
+    def _dense(self, name, width, units, **options):
+        options.setdefault("use_bias", self.use_bias)
+        options.setdefault("kernel_initializer", self.kernel_initializer)
+        dense = keras.layers.Dense(
+            units,
+            kernel_regularizer=self.kernel_regularizer,
+            dtype=self.dtype_policy,
+            name=name,
+            **options,
+        )
+        dense.build((None, None, width))
+        return dense
+
+    def _build_conv(self):
+        bound = 1 / math.sqrt(self.conv_kernel_size)
+        self.conv_kernel = self.add_weight(
+            shape=(self.conv_kernel_size, self.channels),
+            initializer=_fan_in_uniform(),
+            autocast=False,
+            name="conv_kernel",
+        )
+        self.conv_bias = None
+        if self.use_conv_bias:
+            self.conv_bias = self.add_weight(
+                shape=(self.channels,),
+                initializer=initializers.RandomUniform(-bound, bound),
+                autocast=False,
+                name="conv_bias",
+            )
+
+    def _build_ssm(self):
+        float32 = {"dtype": self.state_dtype, "autocast": False}
+        self.A_log = self.add_weight(
+            shape=(self.channels, self.state_dim),
+            initializer=self.A_log_initializer,
+            name="A_log",
+            **float32,
+        )
+        self.D = self.add_weight(
+            shape=(self.channels,), initializer="ones", name="D", **float32
+        )
+        self.dt_bias = self.add_weight(
+            shape=(self.channels,),
+            initializer=self.dt_bias_initializer,
+            name="dt_bias",
+            **float32,
+        )
+
+    def state_shapes(self, width):
+        channels = self.expand * width
+        return (
+            (self.conv_kernel_size - 1, channels),
+            (channels, self.state_dim),
+        )
+
+    def mix(self, x, states, mask, reverse, training):
+        conv_state, ssm_state = states
+        x, z = ops.split(self.in_proj(x), 2, axis=-1)  # (b, l, d) each
+        x, conv_state = causal_conv1d(
+            x,
+            self.conv_kernel,
+            self.conv_bias,
+            activation="silu",
+            initial_state=conv_state,
+            mask=mask,
+            reverse=reverse,
+            return_state=True,
+        )
+        y, ssm_state = selective_scan(
+            *self._scan_inputs(x),
+            z,
+            dt_bias=self.dt_bias,
+            dt_softplus=True,
+            initial_state=ssm_state,
+            mask=mask,
+            reverse=reverse,
+            return_state=True,
+        )
+        return self.out_proj(y), (conv_state, ssm_state)
+
+    def mix_step(self, x, states, mask):
+        conv_state, ssm_state = states
+        x, z = ops.split(self.in_proj(x), 2, axis=-1)  # (b, d) each
+        x, conv_state = causal_conv1d_step(
+            x,
+            self.conv_kernel,
+            self.conv_bias,
+            activation="silu",
+            state=conv_state,
+            mask=mask,
+        )
+        y, ssm_state = selective_scan_step(
+            *self._scan_inputs(x),
+            z,
+            dt_bias=self.dt_bias,
+            dt_softplus=True,
+            state=ssm_state,
+            mask=mask,
+        )
+        return self.out_proj(y), (conv_state, ssm_state)
+
+    def _scan_inputs(self, x):
+        """`x, dt, A, B, C, D` for the scan, of a sequence or of a step."""
+        dt, B, C = ops.split(
+            self.x_proj(x),
+            [self._rank, self._rank + self.state_dim],
+            axis=-1,
+        )
+        A = -ops.exp(ops.convert_to_tensor(self.A_log))
+        return x, self.dt_proj(dt), A, B, C, self.D
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "state_dim": self.state_dim,
+            "conv_kernel_size": self.conv_kernel_size,
+            "expand": self.expand,
+            "dt_rank": self.dt_rank,
+            "use_conv_bias": self.use_conv_bias,
+            "use_bias": self.use_bias,
+            "kernel_initializer": initializers.serialize(
+                self.kernel_initializer
+            ),
+            "kernel_regularizer": regularizers.serialize(
+                self.kernel_regularizer
+            ),
+            "A_log_initializer": initializers.serialize(self.A_log_initializer),
+            "dt_bias_initializer": initializers.serialize(
+                self.dt_bias_initializer
+            ),
+        }
+
+
+def _fan_in_uniform():
+    """U(±1/sqrt(fan_in)): how the paper's code leaves linear layers."""
+    return initializers.VarianceScaling(1 / 3, "fan_in", "uniform")

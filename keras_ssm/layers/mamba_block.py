@@ -1,0 +1,135 @@
+"""A layer of a Mamba network: norm, mixer, residual."""
+
+import keras
+from keras import ops
+
+from keras_ssm.layers.mamba import Mamba
+from keras_ssm.layers.sequence_layer import SequenceLayer
+
+
+@keras.saving.register_keras_serializable(package="keras_ssm")
+class MambaBlock(SequenceLayer):
+    """One layer of a Mamba network, to be stacked.
+
+        outputs = inputs + dropout(mamba(norm(inputs)))
+
+    The residual stream stays float32 under every dtype policy. End a stack of
+    blocks with a norm, `keras.layers.RMSNormalization(epsilon=1e-5)`.
+
+    Args:
+        state_dim: Size of the state of each channel.
+        conv_kernel_size: Width of the causal convolution.
+        expand: The recurrence has `expand` times the width of the input.
+        dt_rank: Rank of the projection to step sizes. `None` for the paper's
+            `ceil(width / 16)`.
+        dropout: Rate of dropout before the residual is added.
+        epsilon: Of the RMS norm.
+        seed: Integer, for the dropout.
+        return_sequences: Whether to return the output of every step, or only
+            that of the last unmasked one.
+        return_state: Whether to return `(outputs, conv_state, ssm_state)`.
+        go_backwards: Whether to process the sequence from its end and return
+            the output, residual included, in that order.
+        stateful: Whether the states after a batch are the initial states of
+            the next one. Needs a fixed batch size.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`,
+            `trainable`.
+
+    Call arguments:
+        sequences: `(batch, length, width)`.
+        initial_state: The states before the first step, see `Mamba`.
+        mask: Boolean, `(batch, length)`. Masked steps are skipped, whatever
+            they hold, and give 0.
+        training: Whether dropout is on.
+
+    Raises:
+        ValueError: If an argument is out of its range, or a shape does not
+            fit.
+
+    Example:
+
+    ```python
+    model = keras.Sequential([
+        keras.layers.Embedding(256, 128, mask_zero=True),
+        keras_ssm.layers.MambaBlock(),
+        keras_ssm.layers.MambaBlock(),
+        keras.layers.RMSNormalization(epsilon=1e-5),
+        keras.layers.GlobalAveragePooling1D(),
+        keras.layers.Dense(2, activation="softmax"),
+    ])
+    ```
+
+    Reference:
+        [Gu & Dao, 2023](https://arxiv.org/abs/2312.00752), section 3.4 and
+        figure 3.
+    """
+
+    def __init__(
+        self,
+        *,
+        state_dim: int = 16,
+        conv_kernel_size: int = 4,
+        expand: int = 2,
+        dt_rank: int | None = None,
+        dropout: float = 0.0,
+        epsilon: float = 1e-5,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.state_dim = state_dim
+        self.conv_kernel_size = conv_kernel_size
+        self.expand = expand
+        self.dt_rank = dt_rank
+        self.dropout = dropout
+        self.epsilon = epsilon
+        self.seed = seed
+        self.norm = keras.layers.RMSNormalization(
+            epsilon=epsilon, dtype=self.output_dtype, name="norm"
+        )
+        self.mamba = Mamba(
+            state_dim=state_dim,
+            conv_kernel_size=conv_kernel_size,
+            expand=expand,
+            dt_rank=dt_rank,
+            dtype=self.dtype_policy,
+            name="mamba",
+        )
+        self.dropout_layer = keras.layers.Dropout(
+            dropout, seed=seed, dtype=self.dtype_policy, name="dropout"
+        )
+
+    @property
+    def output_dtype(self):
+        """That of the residual stream."""
+        return self.state_dtype
+
+    def build_mixer(self, width):
+        self.norm.build((None, None, width))
+        self.mamba.build((None, None, width))
+
+    def state_shapes(self, width):
+        return self.mamba.state_shapes(width)
+
+    def mix(self, x, states, mask, reverse, training):
+        y = ops.cast(self.norm(x), self.compute_dtype)
+        y, states = self.mamba.mix(y, states, mask, reverse, training)
+        y = self.dropout_layer(y, training=training)
+        return x + ops.cast(y, x.dtype), states
+
+    def mix_step(self, x, states, mask):
+        y = ops.cast(self.norm(x), self.compute_dtype)
+        y, states = self.mamba.mix_step(y, states, mask)
+        return x + ops.cast(y, x.dtype), states
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "state_dim": self.state_dim,
+            "conv_kernel_size": self.conv_kernel_size,
+            "expand": self.expand,
+            "dt_rank": self.dt_rank,
+            "dropout": self.dropout,
+            "epsilon": self.epsilon,
+            "seed": self.seed,
+        }

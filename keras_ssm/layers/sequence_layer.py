@@ -1,0 +1,278 @@
+"""The conventions that every sequence layer of this library follows."""
+
+import keras
+from keras import ops
+
+from keras_ssm.ops.steps import take_steps
+
+
+class SequenceLayer(keras.layers.Layer):
+    """Base of layers that speak the language of `keras.layers.LSTM`.
+
+    It turns a mixer, which maps a sequence and states to a sequence and
+    states, into a layer with `return_sequences`, `return_state`,
+    `go_backwards`, `stateful`, `initial_state`, masks and `step`. The output
+    is as wide as the input.
+
+    A subclass implements
+
+    - `build_mixer(width)`: creates weights and sublayers;
+    - `state_shapes(width)`: the shape of each state, without the batch;
+    - `mix(x, states, mask, reverse, training)` -> `(y, states)`: the whole
+      sequence, `(b, l, d)`, with `y` in the order of `x`;
+    - `mix_step(x, states, mask)` -> `(y, states)`: one step, `(b, d)`;
+    - `output_dtype`, if that is not the compute dtype.
+
+    `x` comes in the output dtype, with masked steps set to 0.
+
+    Args:
+        return_sequences: Whether to return the output of every step, or only
+            that of the last unmasked one.
+        return_state: Whether to return `(y, *states)`.
+        go_backwards: Whether to process the sequence from its end and return
+            the output in that order.
+        stateful: Whether the states after a batch are the initial states of
+            the next one. Needs a fixed batch size.
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`,
+            `trainable`.
+    """
+
+    def __init__(
+        self,
+        *,
+        return_sequences: bool = True,
+        return_state: bool = False,
+        go_backwards: bool = False,
+        stateful: bool = False,
+        **kwargs,
+    ):
+        # Keras would cast float32 states to the compute dtype.
+        super().__init__(autocast=False, **kwargs)
+        self.return_sequences = return_sequences
+        self.return_state = return_state
+        self.go_backwards = go_backwards
+        self.stateful = stateful
+        self.supports_masking = True
+        self.states = None
+
+    @property
+    def state_dtype(self) -> str:
+        """float32; float64 where the layer computes in float64."""
+        return "float64" if self.compute_dtype == "float64" else "float32"
+
+    @property
+    def output_dtype(self) -> str:
+        """The dtype of the output, unless a subclass says otherwise."""
+        return self.compute_dtype
+
+    def build(self, sequences_shape, initial_state_shape=None):
+        _check_single(self, sequences_shape)
+        if len(sequences_shape) != 3 or sequences_shape[-1] is None:
+            raise ValueError(
+                f"{self.name}: the input must have shape (batch, length, "
+                "width) with a known width. "
+                f"Received: input shape {tuple(sequences_shape)}."
+            )
+        width = sequences_shape[-1]
+        self.build_mixer(width)
+        if self.stateful:
+            self.states = self._state_variables(sequences_shape[0], width)
+        self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: width})
+
+    def _state_variables(self, batch_size, width):
+        if batch_size is None:
+            raise ValueError(
+                f"{self.name}: `stateful=True` needs a fixed batch size; pass "
+                "`batch_shape=(batch, length, width)` to `keras.Input`. "
+                "Received: batch size None."
+            )
+        return [
+            self.add_weight(
+                shape=(batch_size, *shape),
+                dtype=self.state_dtype,
+                initializer="zeros",
+                trainable=False,
+                autocast=False,
+                name=f"state_{index}",
+            )
+            for index, shape in enumerate(self.state_shapes(width))
+        ]
+
+    def call(
+        self,
+        sequences,
+        initial_state=None,
+        mask=None,
+        sequences_mask=None,
+        training=None,
+    ):
+        # Keras fills `mask` if the sequences come alone, `sequences_mask` if
+        # they come with an initial state.
+        mask = sequences_mask if mask is None else mask
+        x = ops.cast(sequences, self.output_dtype)
+        if mask is not None:
+            mask = ops.cast(mask, "bool")
+        x = _select(mask, x)
+        states = self._initial_states(x, initial_state)
+        y, states = self.mix(x, states, mask, self.go_backwards, training)
+        if self.stateful:
+            for variable, state in zip(self.states, states, strict=True):
+                variable.assign(state)
+        y = self._select_output(_select(mask, y), mask)
+        return (y, *states) if self.return_state else y
+
+    def _initial_states(self, x, initial_state):
+        if initial_state is not None:
+            return self._check_states(initial_state, x.shape[-1])
+        if self.stateful:
+            return tuple(ops.convert_to_tensor(v) for v in self.states)
+        return self._zeros(ops.shape(x)[0], x.shape[-1])
+
+    def _check_states(self, states, width):
+        shapes = self.state_shapes(width)
+        states = (
+            tuple(states) if isinstance(states, (tuple, list)) else (states,)
+        )
+        if len(states) != len(shapes) or any(
+            tuple(state.shape[1:]) != tuple(shape)
+            for state, shape in zip(states, shapes, strict=False)
+        ):
+            expected = ", ".join(
+                f"(batch{''.join(f', {size}' for size in shape)})"
+                for shape in shapes
+            )
+            raise ValueError(
+                f"{self.name}: the state must be {len(shapes)} tensors of "
+                f"shapes {expected}, as `get_initial_state` and "
+                "`return_state=True` give them. Received: shapes "
+                f"{[tuple(state.shape) for state in states]}."
+            )
+        return states
+
+    def _select_output(self, y, mask):
+        if self.return_sequences:
+            return ops.flip(y, axis=1) if self.go_backwards else y
+        if mask is None:
+            return y[:, 0] if self.go_backwards else y[:, -1]
+        mask = ops.cast(mask, "int32")
+        if self.go_backwards:
+            last = ops.argmax(mask, axis=1)
+        else:
+            length = ops.shape(mask)[1]
+            last = length - 1 - ops.argmax(ops.flip(mask, axis=1), axis=1)
+        return take_steps(y, ops.expand_dims(last, 1))[:, 0]
+
+    def step(self, x, state, mask=None):
+        """Processes one time step in constant time and memory.
+
+        Args:
+            x: Input of one step, `(b, d)`.
+            state: States, as from `get_initial_state` or an earlier step.
+                They are not changed.
+            mask: Boolean, `(b,)`: rows where it is False keep their state
+                and give 0.
+
+        Returns:
+            `(y, state)`: the output `(b, d)`, and a tuple of states.
+
+        Example:
+
+        ```python
+        state = layer.get_initial_state(batch_size=1)
+        for x in stream:
+            y, state = layer.step(x, state)
+        ```
+        """
+        if not self.built:
+            self.build((None, None, x.shape[-1]))
+        x = ops.cast(x, self.output_dtype)
+        states = self._check_states(state, x.shape[-1])
+        x = _select(mask, x)
+        y, states = self.mix_step(x, states, mask)
+        return _select(mask, y), tuple(states)
+
+    def get_initial_state(self, batch_size):
+        """The states before the first step, zeros, as a tuple.
+
+        Args:
+            batch_size: Number of rows.
+        """
+        if not self.built:
+            raise ValueError(
+                f"{self.name}: the width is not known yet. Call the layer on "
+                "a sequence, or `layer.build((None, None, width))`, before "
+                "`get_initial_state`."
+            )
+        return self._zeros(batch_size, self.input_spec.axes[-1])
+
+    def _zeros(self, batch_size, width):
+        return tuple(
+            ops.zeros((batch_size, *shape), self.state_dtype)
+            for shape in self.state_shapes(width)
+        )
+
+    def reset_state(self):
+        """Sets the states of a `stateful` layer to zero."""
+        for variable in self.states or ():
+            variable.assign(ops.zeros_like(variable))
+
+    def compute_mask(self, inputs, previous_mask):
+        mask = previous_mask
+        if isinstance(mask, (tuple, list)):
+            mask = mask[0]
+        if not self.return_sequences:
+            mask = None
+        elif mask is not None and self.go_backwards:
+            mask = ops.flip(mask, axis=1)
+        if not self.return_state:
+            return mask
+        return [mask] + [None for _ in self.state_shapes(inputs.shape[-1])]
+
+    def compute_output_shape(self, sequences_shape, initial_state_shape=None):
+        batch, length, width = sequences_shape
+        y = (batch, width)
+        if self.return_sequences:
+            y = (batch, length, width)
+        if not self.return_state:
+            return y
+        return (y, *((batch, *s) for s in self.state_shapes(width)))
+
+    def compute_output_spec(self, sequences, *args, **kwargs):
+        _check_single(self, sequences)
+        shapes = self.compute_output_shape(sequences.shape)
+        if not self.return_state:
+            return keras.KerasTensor(shapes, self.output_dtype)
+        y = keras.KerasTensor(shapes[0], self.output_dtype)
+        return (
+            y,
+            *(keras.KerasTensor(s, self.state_dtype) for s in shapes[1:]),
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "return_sequences": self.return_sequences,
+            "return_state": self.return_state,
+            "go_backwards": self.go_backwards,
+            "stateful": self.stateful,
+        }
+
+
+def _select(mask, v):
+    """`v` where the mask is True, else 0, whatever `v` holds there."""
+    if mask is None:
+        return v
+    return ops.where(ops.expand_dims(mask, -1), v, ops.zeros_like(v))
+
+
+def _check_single(layer, sequences):
+    nested = isinstance(sequences, (tuple, list)) and any(
+        not (item is None or isinstance(item, int)) for item in sequences
+    )
+    if nested:
+        raise ValueError(
+            f"{layer.name}: the input must be one tensor. Received: "
+            f"{len(sequences)} of them. If the layer before returns its state, "
+            "as with `return_state=True` in a `keras.Sequential` model, use "
+            "the functional API, or set `return_state=False`."
+        )
