@@ -1,0 +1,62 @@
+# Two commands for a newcomer: `make demo` and `make test`.
+BACKEND ?= jax
+PYTHON ?= python3
+# The CPU build is enough for the demo and the tests; set
+# TENSORFLOW=tensorflow where there is no such build.
+TENSORFLOW ?= tensorflow-cpu
+
+VENV := .venv
+PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
+PYTEST := $(VENV)/bin/python -m pytest
+BACKENDS := jax torch tensorflow
+
+packages_jax := -e .[jax,examples]
+packages_torch := -e .[torch,examples]
+packages_tensorflow := $(TENSORFLOW) -e .[examples]
+
+.PHONY: demo test test-all lint bench clean
+
+## Trains a text classifier on real reviews: make demo BACKEND=torch
+demo: $(VENV)/installed-$(BACKEND)
+	KERAS_BACKEND=$(BACKEND) $(VENV)/bin/python examples/text_classification.py
+
+## Lints, then tests every backend, then that all of them agree.
+test: MARK := not slow
+test: suites
+
+## The same with the slow sweeps.
+test-all: MARK := slow or not slow
+test-all: suites
+
+.PHONY: suites
+suites: $(VENV)/installed-all lint
+	KERAS_BACKEND=numpy $(PYTEST) tests/ops -m "$(MARK)"
+	set -e; for backend in $(BACKENDS); do \
+	  echo "== $$backend"; \
+	  KERAS_BACKEND=$$backend $(PYTEST) tests -m "$(MARK)" \
+	    --ignore tests/test_backend_parity.py; \
+	done
+	KERAS_BACKEND=jax $(PYTEST) tests/test_backend_parity.py -m "$(MARK)"
+	rm -rf build && $(VENV)/bin/pip wheel --quiet --no-deps -w build/wheel .
+
+lint: $(VENV)/installed-all
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+## Times the ops and the layer on every backend; see benchmarks/README.md.
+bench: $(VENV)/installed-all
+	$(VENV)/bin/python benchmarks/bench_mamba.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed-%: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) $(packages_$*)
+	touch $@
+
+$(VENV)/installed-all: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) $(TENSORFLOW) -e .[torch,jax,examples,test]
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist
