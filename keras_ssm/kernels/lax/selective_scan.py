@@ -46,11 +46,10 @@ def recurrence(x, dt, A, B, C, h, resets, reverse):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(7,))
 def _recurrence(x, dt, A, B, C, h, resets, reverse):
     layout = Layout(x, B)
-    inputs = [layout.over_time(v) for v in (x, dt, B, C, resets)]
     step = functools.partial(_step, layout.decay(A))
+    inputs = layout.inputs(x, dt, B, C, resets)
     h, y = lax.scan(step, layout.state(h), inputs, reverse=reverse)
-    y = jnp.swapaxes(y, 0, 1).reshape(x.shape)
-    return y, layout.from_state(h)
+    return layout.from_rows(y), layout.from_state(h)
 
 
 def _forward(x, dt, A, B, C, h, resets, reverse):
@@ -61,9 +60,9 @@ def _forward(x, dt, A, B, C, h, resets, reverse):
         end, y = lax.scan(step, h, inputs, reverse=reverse)
         return end, (y, h)
 
-    inputs = [layout.chunks(v, CHUNK) for v in (x, dt, B, C, resets)]
+    inputs = layout.chunks(layout.inputs(x, dt, B, C, resets), CHUNK)
     h, (y, starts) = lax.scan(chunk, layout.state(h), inputs, reverse=reverse)
-    y = layout.from_chunks(y).reshape(x.shape)
+    y = layout.from_rows(layout.from_chunks(y))
     return (y, layout.from_state(h)), (x, dt, A, B, C, resets, starts)
 
 
@@ -76,12 +75,8 @@ def _backward(reverse, residuals, gradients):
     def chunk(carry, inputs):
         g, dA = carry
         start, inputs, dy = inputs
-        end, before = lax.scan(
-            functools.partial(_state_before, decay),
-            start,
-            inputs,
-            reverse=reverse,
-        )
+        recompute = functools.partial(_state_before, decay)
+        end, before = lax.scan(recompute, start, inputs, reverse=reverse)
         (g, of_chunk, _), gradients = lax.scan(
             functools.partial(_adjoint_step, decay),
             (g, jnp.zeros_like(g), end),
@@ -91,20 +86,16 @@ def _backward(reverse, residuals, gradients):
         # Chunk by chunk: long sums in float32 lose less in two levels.
         return (g, dA + of_chunk), gradients
 
-    inputs = [layout.chunks(v, CHUNK) for v in (x, dt, B, C, resets)]
+    inputs = layout.inputs(x, dt, B, C, resets)
+    inputs, dy = layout.chunks((inputs, layout.rows(dy)), CHUNK)
     g = layout.state(dh)
-    (g, dA), (dx, ddt, dB, dC) = lax.scan(
+    (g, dA), gradients = lax.scan(
         chunk,
         (g, jnp.zeros_like(g)),
-        (starts, inputs, layout.chunks(dy, CHUNK)),
+        (starts, inputs, dy),
         reverse=not reverse,
     )
-    dx, ddt, dB, dC = (
-        layout.from_chunks(gradient).reshape(v.shape)
-        for gradient, v in ((dx, x), (ddt, dt), (dB, B), (dC, C))
-    )
-    dA = layout.from_decay(dA.sum(0))
-    return dx, ddt, dA, dB, dC, layout.from_state(g), None
+    return layout.gradients(*layout.from_chunks(gradients), dA, g)
 
 
 _recurrence.defvjp(_forward, _backward)
@@ -113,7 +104,7 @@ _recurrence.defvjp(_forward, _backward)
 def _step(A, h, inputs):
     x, dt, B, C, reset = inputs
     h = _advance(A, h, x, dt, B, reset)
-    return h, (h * C[..., None]).sum(-2)
+    return h, (h * C).sum(-2, keepdims=True)
 
 
 def _state_before(A, h, inputs):
@@ -122,80 +113,124 @@ def _state_before(A, h, inputs):
 
 
 def _advance(A, h, x, dt, B, reset):
-    decay = jnp.exp(dt[..., None, :] * A)  # (b, g, n, d/g)
-    update = (dt * x)[..., None, :] * B[..., None]
-    return decay * forget(h, reset) + update
+    return jnp.exp(dt * A) * forget(h, reset) + dt * x * B
 
 
 def _adjoint_step(A, carry, inputs):
     """One step of the formulas above, with the sums over time in `dA`."""
     g, dA, h = carry
     (x, dt, B, C, reset), before, dy = inputs
-    g = g + C[..., None] * dy[..., None, :]
-    dC = jnp.einsum("bge,bgne->bgn", dy, h)
-    dB = jnp.einsum("bge,bgne->bgn", dt * x, g)
-    dB_x = (g * B[..., None]).sum(-2)
-    g = jnp.exp(dt[..., None, :] * A) * g
+    g = g + C * dy
+    dC, dB = over_channels(h, dy), over_channels(g, dt * x)
+    dB_x = (g * B).sum(-2, keepdims=True)
+    g = jnp.exp(dt * A) * g
     d_exponent = g * forget(before, reset)
-    ddt = (d_exponent * A).sum(-2) + dB_x * x
-    dA = dA + d_exponent * dt[..., None, :]
+    ddt = (d_exponent * A).sum(-2, keepdims=True) + dB_x * x
+    dA = dA + d_exponent * dt
     return (forget(g, reset), dA, before), (dB_x * dt, ddt, dB, dC)
 
 
 def forget(h, reset):
     """Empties the state of the rows that start anew."""
-    if reset is None:
-        return h
-    return jnp.where(reset[:, None, None, None], 0, h)
+    return h if reset is None else jnp.where(reset, 0, h)
+
+
+def over_channels(states, v):
+    """sum_e states * v: a matrix product, which XLA vectorises on a CPU."""
+    return jnp.matmul(states, jnp.swapaxes(v, -1, -2))
 
 
 class Layout:
-    """Moves between the op's layouts and those of the loops."""
+    """Moves between the op's layouts and those of the loops.
+
+    A state is `(b, g, n, d/g)`: channels last, so that every operation is a
+    vector over channels. What varies over channels alone is a row of it, what
+    varies over the state alone a column. A single group has no axis `g`: an
+    axis of size 1 there makes XLA's loops several times slower.
+    """
 
     def __init__(self, x, B):
-        self.length, self.groups = x.shape[1], B.shape[2]
+        self._x_shape, self._B_shape = x.shape, B.shape
+        self._batch, self._length, d = x.shape
+        groups, self._n = B.shape[2:]
+        self._groups = () if groups == 1 else (groups,)
+        self._width = d // groups
 
-    def over_time(self, v):
-        """(b, l, d) -> (l, b, g, d/g); maps and resets likewise."""
-        if v is None:
-            return None
-        if v.ndim == 3:
-            v = v.reshape(*v.shape[:2], self.groups, -1)
+    def inputs(self, x, dt, B, C, resets):
+        """What the steps read, time first."""
+        if resets is not None:
+            ones = (1,) * (len(self._groups) + 2)
+            resets = resets.T.reshape(self._length, self._batch, *ones)
+        rows, columns = self.rows, self._columns
+        return rows(x), rows(dt), columns(B), columns(C), resets
+
+    def rows(self, v):
+        """(b, l, d) -> (l, b, g, 1, d/g)."""
+        return self._over_time(v, 1, self._width)
+
+    def from_rows(self, v):
+        """The inverse of `rows`."""
+        return self._from_time(v, self._x_shape)
+
+    def _columns(self, v):
+        """(b, l, g, n) -> (l, b, g, n, 1)."""
+        return self._over_time(v, self._n, 1)
+
+    def _over_time(self, v, *shape):
+        shape = (self._length, self._batch, *self._groups, *shape)
+        return jnp.swapaxes(v, 0, 1).reshape(shape)
+
+    def _from_time(self, v, shape):
+        v = v.reshape(shape[1], shape[0], *shape[2:])
         return jnp.swapaxes(v, 0, 1)
 
-    def chunks(self, v, q):
-        """`over_time`, padded and split: (chunks, q, b, g, ...).
+    def chunks(self, inputs, q):
+        """Splits time into chunks, (l, ...) -> (chunks, q, ...).
 
         Padding is a step of size 0 with input 0, which changes nothing.
         """
-        if v is None:
-            return None
-        v = self.over_time(v)
-        if isinstance(self.length, int):
-            q = min(q, self.length)
-        count = -(-self.length // q)
-        padding = [(0, count * q - self.length)] + [(0, 0)] * (v.ndim - 1)
-        return jnp.pad(v, padding).reshape(count, q, *v.shape[1:])
+        if isinstance(self._length, int):
+            q = min(q, self._length)
+        count = -(-self._length // q)
 
-    def from_chunks(self, v):
-        """The inverse of `chunks`, (b, l, g, ...)."""
-        v = v.reshape(v.shape[0] * v.shape[1], *v.shape[2:])
-        return jnp.swapaxes(v[: self.length], 0, 1)
+        def split(v):
+            padding = [(0, 0)] * v.ndim
+            padding[0] = (0, count * q - self._length)
+            return jnp.pad(v, padding).reshape(count, q, *v.shape[1:])
+
+        return jax.tree.map(split, inputs)
+
+    def from_chunks(self, outputs):
+        """The inverse of `chunks`."""
+
+        def join(v):
+            v = v.reshape(v.shape[0] * v.shape[1], *v.shape[2:])
+            return v[: self._length]
+
+        return jax.tree.map(join, outputs)
 
     def state(self, h):
         """(b, d, n) -> (b, g, n, d/g)."""
-        b, _, n = h.shape
-        return h.reshape(b, self.groups, -1, n).swapaxes(2, 3)
+        h = h.reshape(*h.shape[:-2], *self._groups, self._width, self._n)
+        return jnp.swapaxes(h, -1, -2)
 
     def from_state(self, h):
         """The inverse of `state`."""
-        b, _, n, _ = h.shape
-        return h.swapaxes(2, 3).reshape(b, -1, n)
+        h = jnp.swapaxes(h, -1, -2)
+        return h.reshape(*h.shape[:1], -1, self._n)
 
     def decay(self, A):
         """(d, n) -> (g, n, d/g)."""
-        return self.state(A[None])[0]
+        return self.state(A)
 
-    def from_decay(self, A):
-        """The inverse of `decay`."""
-        return self.from_state(A[None])[0]
+    def gradients(self, dx, ddt, dB, dC, dA, g):
+        """Gradients of x, dt, A, B, C, the initial state and the resets."""
+        return (
+            self.from_rows(dx),
+            self.from_rows(ddt),
+            self.from_state(dA.sum(0)[None])[0],
+            self._from_time(dB, self._B_shape),
+            self._from_time(dC, self._B_shape),
+            self.from_state(g),
+            None,
+        )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from keras_ssm.kernels import border
-from keras_ssm.kernels.lax.selective_scan import Layout
+from keras_ssm.kernels.lax.selective_scan import Layout, forget, over_channels
 
 CHUNK = 64
 
@@ -50,12 +50,12 @@ def _forward(x, dt, A, B, C, h, resets, reverse):
     def chunk(h, inputs):
         x, dt, B, C, reset = inputs
         states = _solve(*_steps(decay, x, dt, B, reset), h, reverse)
-        y = (states * C[..., None]).sum(-2)
+        y = (states * C).sum(-2, keepdims=True)
         return states[0 if reverse else -1], (y, h)
 
-    inputs = [layout.chunks(v, CHUNK) for v in (x, dt, B, C, resets)]
+    inputs = layout.chunks(layout.inputs(x, dt, B, C, resets), CHUNK)
     h, (y, starts) = lax.scan(chunk, layout.state(h), inputs, reverse=reverse)
-    y = layout.from_chunks(y).reshape(x.shape)
+    y = layout.from_rows(layout.from_chunks(y))
     return (y, layout.from_state(h)), (x, dt, A, B, C, resets, starts)
 
 
@@ -63,21 +63,16 @@ def _backward(reverse, residuals, gradients):
     x, dt, A, B, C, resets, starts = residuals
     dy, dh = gradients
     layout = Layout(x, B)
-    chunk = functools.partial(_adjoint_chunk, layout.decay(A), reverse)
+    inputs = layout.inputs(x, dt, B, C, resets)
+    inputs, dy = layout.chunks((inputs, layout.rows(dy)), CHUNK)
     g = layout.state(dh)
-    inputs = [layout.chunks(v, CHUNK) for v in (x, dt, B, C, resets)]
-    (g, dA), (dx, ddt, dB, dC) = lax.scan(
-        chunk,
+    (g, dA), gradients = lax.scan(
+        functools.partial(_adjoint_chunk, layout.decay(A), reverse),
         (g, jnp.zeros_like(g)),
-        (starts, inputs, layout.chunks(dy, CHUNK)),
+        (starts, inputs, dy),
         reverse=not reverse,
     )
-    dx, ddt, dB, dC = (
-        layout.from_chunks(gradient).reshape(v.shape)
-        for gradient, v in ((dx, x), (ddt, dt), (dB, B), (dC, C))
-    )
-    dA = layout.from_decay(dA.sum(0))
-    return dx, ddt, dA, dB, dC, layout.from_state(g), None
+    return layout.gradients(*layout.from_chunks(gradients), dA, g)
 
 
 _recurrence.defvjp(_forward, _backward)
@@ -91,24 +86,19 @@ def _adjoint_chunk(A, reverse, carry, inputs):
     before = _shift(states, start, reverse)
     # The carried `g` arrives multiplied with the decay of its own step.
     following = _shift(a, jnp.ones_like(start), not reverse)
-    direct = C[..., None] * dy[..., None, :]
-    dstates = _solve(following, direct, g, not reverse)
-    dC = jnp.einsum("qbge,qbgne->qbgn", dy, states)
-    dB = jnp.einsum("qbge,qbgne->qbgn", dt * x, dstates)
-    dB_x = (dstates * B[..., None]).sum(-2)
+    dstates = _solve(following, C * dy, g, not reverse)
+    dC, dB = over_channels(states, dy), over_channels(dstates, dt * x)
+    dB_x = (dstates * B).sum(-2, keepdims=True)
     passed = a * dstates
     d_exponent = passed * before
-    ddt = (d_exponent * A).sum(-2) + dB_x * x
-    dA = dA + (d_exponent * dt[..., None, :]).sum(0)
+    ddt = (d_exponent * A).sum(-2, keepdims=True) + dB_x * x
+    dA = dA + (d_exponent * dt).sum(0)
     return (passed[-1 if reverse else 0], dA), (dB_x * dt, ddt, dB, dC)
 
 
 def _steps(A, x, dt, B, reset):
     """Each step as a map `h -> a h + u`, both (q, b, g, n, d/g)."""
-    a = jnp.exp(dt[..., None, :] * A)
-    if reset is not None:
-        a = jnp.where(reset[..., None, None, None], 0, a)
-    return a, (dt * x)[..., None, :] * B[..., None]
+    return forget(jnp.exp(dt * A), reset), dt * x * B
 
 
 def _solve(a, u, h, reverse):
