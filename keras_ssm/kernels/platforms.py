@@ -6,6 +6,8 @@ later; JAX can even be asked to hold one implementation for each kind.
 
 import functools
 
+import keras
+
 
 def candidates(backend: str, tensor, platforms: tuple[str, ...]):
     """The platforms on which a call with this tensor may come to run."""
@@ -41,6 +43,19 @@ def run(backend: str, chosen: dict, tensors: tuple, options: dict):
     return implementation(*tensors, **options)
 
 
+def constant(function):
+    """Decorates a function whose answer a compiled program keeps.
+
+    `torch.compile` calls it while it compiles, and does not look inside, where
+    it would stop at an import or a context variable.
+    """
+    if keras.config.backend() != "torch":
+        return function
+    import torch
+
+    return torch.compiler.assume_constant_result(function)
+
+
 @functools.cache
 def _run_jax():
     import jax
@@ -49,6 +64,7 @@ def _run_jax():
     # call outside of jit is traced once for each shape.
     @functools.partial(jax.jit, static_argnums=0, static_argnames=_OPTIONS)
     def run_jax(chosen, tensors, **options):
+        tensors = _vary_alike(tensors)
         branches = {
             platform: functools.partial(implementation, **options)
             for platform, implementation in chosen
@@ -61,6 +77,30 @@ def _run_jax():
         )
 
     return run_jax
+
+
+def _vary_alike(tensors):
+    """Lets what is the same on all devices of a `shard_map` vary, like others.
+
+    The loops carry states made from several tensors, and a gradient that is
+    written by hand has to vary like its tensor: both need one kind of tensor.
+    JAX sums the gradients of those that were the same.
+    """
+    import jax
+
+    axes = [
+        frozenset()
+        if tensor is None
+        else jax.typeof(tensor).manual_axis_type.varying
+        for tensor in tensors
+    ]
+    every = frozenset().union(*axes)
+    return tuple(
+        tensor
+        if tensor is None or own == every
+        else jax.lax.pcast(tensor, tuple(every - own), to="varying")
+        for tensor, own in zip(tensors, axes, strict=True)
+    )
 
 
 _OPTIONS = ("activation", "dt_softplus", "reverse")

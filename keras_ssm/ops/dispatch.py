@@ -19,6 +19,10 @@ import importlib.util
 
 import keras
 
+# The one module that loads kernels.
+from keras_ssm import kernels  # noqa: TID251
+from keras_ssm.kernels import platforms  # noqa: TID251
+
 # (op, backend) -> platform -> names, most preferred first. On a GPU a loop
 # over single steps is bound by kernel launches, on a CPU by arithmetic.
 PREFERENCES = {
@@ -116,7 +120,6 @@ def run(op: str, tensors: tuple, options: dict, implementation=None):
     """
     backend = keras.config.backend()
     rows = PREFERENCES[op, backend]
-    platforms = _module("platforms")
     chosen = {
         platform: _select(op, rows[platform], tensors, options, implementation)
         for platform in platforms.candidates(backend, tensors[0], tuple(rows))
@@ -135,7 +138,7 @@ def show_implementations() -> str:
     for (op, of_backend), rows in PREFERENCES.items():
         if of_backend != backend:
             continue
-        here = _module("platforms").here(backend)
+        here = platforms.here(backend)
         lines.append(f"{op} on {here}")
         first = True
         for name in rows.get(here, ()):
@@ -148,8 +151,8 @@ def show_implementations() -> str:
 
 
 def _select(op, names, tensors, options, implementation):
-    if implementation is None and _PINNED.get() in names:
-        implementation = _PINNED.get()
+    if implementation is None and _pinned() in names:
+        implementation = _pinned()
     if implementation is not None and implementation not in names:
         raise ValueError(
             f"`{op}` has no implementation {implementation!r} on the "
@@ -160,7 +163,8 @@ def _select(op, names, tensors, options, implementation):
     for name in names if implementation is None else (implementation,):
         reason = _missing(name)
         if reason is None:
-            module = _module(f"{name}.{op}")
+            _load(name, op)
+            module = getattr(getattr(kernels, name), op)
             reason = module.unsupported(*tensors, **options)
             if reason is None:
                 return getattr(module, op)
@@ -169,6 +173,12 @@ def _select(op, names, tensors, options, implementation):
     raise NotImplementedError(f"`{op}` cannot run here: {listed}.")
 
 
+@platforms.constant
+def _pinned():
+    return _PINNED.get()
+
+
+@platforms.constant
 def _missing(name):
     package = PACKAGES.get(name)
     if package is None or importlib.util.find_spec(package):
@@ -180,5 +190,7 @@ def _names(rows):
     return {name for names in rows.values() for name in names}
 
 
-def _module(path):
-    return importlib.import_module(f"keras_ssm.kernels.{path}")
+@platforms.constant
+def _load(name, op):
+    # `torch.compile` can keep no module: it is found in its package.
+    importlib.import_module(f"keras_ssm.kernels.{name}.{op}")

@@ -1,0 +1,1 @@
+"""PyTorch anywhere: no compiler, no Triton."""
