@@ -1,0 +1,1 @@
+"""TensorFlow anywhere: `tf.while_loop`, one time step after the other."""
