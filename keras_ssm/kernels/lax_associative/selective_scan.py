@@ -49,7 +49,8 @@ def _forward(x, dt, A, B, C, h, resets, reverse):
 
     def chunk(h, inputs):
         x, dt, B, C, reset = inputs
-        states = _solve(*_steps(decay, x, dt, B, reset), h, reverse)
+        carried = _carried(decay, dt, reset, reverse)
+        states = _solve(*_steps(decay, x, dt, B, reset), carried, h, reverse)
         y = (states * C).sum(-2, keepdims=True)
         return states[0 if reverse else -1], (y, h)
 
@@ -82,11 +83,15 @@ def _adjoint_chunk(A, reverse, carry, inputs):
     g, dA = carry
     start, (x, dt, B, C, reset), dy = inputs
     a, u = _steps(A, x, dt, B, reset)
-    states = _solve(a, u, start, reverse)
+    states = _solve(a, u, _carried(A, dt, reset, reverse), start, reverse)
     before = _shift(states, start, reverse)
     # The carried `g` arrives multiplied with the decay of its own step.
-    following = _shift(a, jnp.ones_like(start), not reverse)
-    dstates = _solve(following, C * dy, g, not reverse)
+    following = _shift(a, 1, not reverse)
+    carried = _carried(
+        *(A, _shift(dt, 0, not reverse), _shift(reset, False, not reverse)),
+        not reverse,
+    )
+    dstates = _solve(following, C * dy, carried, g, not reverse)
     dC, dB = over_channels(states, dy), over_channels(dstates, dt * x)
     dB_x = (dstates * B).sum(-2, keepdims=True)
     passed = a * dstates
@@ -101,18 +106,33 @@ def _steps(A, x, dt, B, reset):
     return forget(jnp.exp(dt * A), reset), dt * x * B
 
 
-def _solve(a, u, h, reverse):
+def _carried(A, dt, reset, reverse):
+    """What is left of the state before the chunk after each of its steps.
+
+    It is the product of the decays, but as the exponential of a sum: products
+    of numbers close to 1 are rounded down, which adds up from chunk to chunk.
+    """
+    total = lax.cumsum(dt, axis=0, reverse=reverse)
+    if reset is not None:
+        reset = lax.cumsum(reset.astype("int32"), axis=0, reverse=reverse) > 0
+    return forget(jnp.exp(total * A), reset)
+
+
+def _solve(a, u, carried, h, reverse):
     """All states of `h[t] = a[t] h[t-1] + u[t]`, the first after `h`."""
 
     def compose(first, second):
         return first[0] * second[0], second[0] * first[1] + second[1]
 
-    a, u = lax.associative_scan(compose, (a, u), reverse=reverse)
-    return a * h + u
+    _, u = lax.associative_scan(compose, (a, u), reverse=reverse)
+    return carried * h + u
 
 
 def _shift(v, first, reverse):
     """`v` one step later in the order of the scan, behind `first`."""
+    if v is None:
+        return None
+    first = jnp.broadcast_to(jnp.asarray(first, v.dtype), v[:1].shape)
     if reverse:
-        return jnp.concatenate([v[1:], first[None]])
-    return jnp.concatenate([first[None], v[:-1]])
+        return jnp.concatenate([v[1:], first])
+    return jnp.concatenate([first, v[:-1]])
