@@ -94,8 +94,7 @@ def _products(history, weight, segments, reverse):
         shifted = _shift(history, j, length)
         return total + _seen(shifted, segments, j, k, reverse) * weight[j]
 
-    shape = (history.shape[0], length, history.shape[2])
-    return _over_taps(k, tap, jnp.zeros(shape, history.dtype))
+    return _over_taps(k, tap, jnp.zeros_like(_shift(history, 0, length)))
 
 
 def _over_taps(k, tap, sums):
