@@ -142,11 +142,15 @@ def _last_inputs(x, state, packing, resets, reverse):
         return take_steps(history, steps)
 
     inputs = last(ops.concatenate([state, x], axis=1))
+    inputs = ops.reshape(inputs, ops.shape(state))  # its shape is known
     if resets is None:
         return inputs
     # The segments of a row, numbered; the initial state belongs to the first.
     segment = ops.cumsum(ops.cast(resets, "int32"), axis=1)
-    segment = last(ops.pad(segment, ((0, 0), (taps, 0))))
+    # Not `ops.pad`: it names a new object each time, and `torch.compile`
+    # compiles anew for each name.
+    before = ops.zeros_like(state[..., 0], dtype="int32")
+    segment = last(ops.concatenate([before, segment], axis=1))
     same = ops.equal(segment, segment[:, -1:])
     return ops.where(ops.expand_dims(same, -1), inputs, 0)
 
@@ -224,14 +228,15 @@ def _check(
     op, steps, x, weight, bias, activation, state, mask, segment_ids=None
 ):
     """Checks what both ops take; `steps` is "b l", or "b" for one step."""
+    state_name = "state" if steps == "b" else "initial_state"
     check_shapes(
         op,
         x=(x, f"{steps} d"),
         weight=(weight, "k d"),
         bias=(bias, "d"),
-        initial_state=(state, f"b {max(weight.shape[0] - 1, 0)} d"),
         mask=(mask, steps),
         segment_ids=(segment_ids, steps),
+        **{state_name: (state, f"b {max(weight.shape[0] - 1, 0)} d")},
     )
     if weight.shape[0] < 1:
         raise ValueError(
@@ -243,5 +248,5 @@ def _check(
             f'`{op}`: `activation` must be None or "silu". '
             f"Received: activation={activation!r}."
         )
-    check_floating(op, x=x, weight=weight, bias=bias, initial_state=state)
+    check_floating(op, x=x, weight=weight, bias=bias, **{state_name: state})
     check_mask(op, mask)

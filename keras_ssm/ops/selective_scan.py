@@ -230,6 +230,7 @@ def _check(
     op, steps, x, dt, A, B, C, D, z, dt_bias, state, mask, segment_ids=None
 ):
     """Checks what both ops take; `steps` is "b l", or "b" for one step."""
+    state_name = "state" if steps == "b" else "initial_state"
     grouped = len(B.shape) == len(steps.split()) + 2
     maps = f"{steps} g n" if grouped else f"{steps} n"
     sizes = check_shapes(
@@ -242,9 +243,9 @@ def _check(
         D=(D, "d"),
         z=(z, f"{steps} d"),
         dt_bias=(dt_bias, "d"),
-        initial_state=(state, "b d n"),
         mask=(mask, steps),
         segment_ids=(segment_ids, steps),
+        **{state_name: (state, "b d n")},
     )
     if grouped and sizes["d"] and sizes["d"] % (sizes["g"] or 1):
         raise ValueError(
@@ -253,7 +254,7 @@ def _check(
             f"B.shape={tuple(B.shape)}."
         )
     floating = dict(x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias)
-    check_floating(op, **floating, initial_state=state)
+    check_floating(op, **floating, **{state_name: state})
     check_mask(op, mask)
 
 

@@ -31,9 +31,12 @@ def find_resets(segment_ids, mask=None, reverse=False):
 
 
 def _differs_from_previous(ids, reverse):
+    # Made longer first: with l - 1 steps, exporters would exclude l = 2.
     if reverse:
-        return ops.not_equal(ids, ops.concatenate([ids[:, 1:], ids[:, -1:]], 1))
-    return ops.not_equal(ids, ops.concatenate([ids[:, :1], ids[:, :-1]], 1))
+        previous = ops.concatenate([ids, ids[:, -1:]], axis=1)[:, 1:]
+    else:
+        previous = ops.concatenate([ids[:, :1], ids], axis=1)[:, :-1]
+    return ops.not_equal(ids, previous)
 
 
 class Packing:
