@@ -23,7 +23,9 @@ class S4DReal(keras.initializers.Initializer):
 
     def __call__(self, shape, dtype=None):
         rates = ops.arange(1, shape[-1] + 1, dtype="float32")
-        return ops.cast(ops.broadcast_to(ops.log(rates), shape), dtype)
+        # Not `broadcast_to`: on PyTorch rows that share memory cannot be
+        # assigned to, and so neither trained nor loaded.
+        return ops.cast(ops.log(rates) + ops.zeros(shape), dtype)
 
     def get_config(self):
         return {}

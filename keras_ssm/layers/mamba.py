@@ -164,7 +164,9 @@ class Mamba(SequenceLayer):
 
     def _dense(self, name, width, units, **options):
         options.setdefault("use_bias", self.use_bias)
-        options.setdefault("kernel_initializer", self.kernel_initializer)
+        options.setdefault(
+            "kernel_initializer", _another(self.kernel_initializer)
+        )
         dense = keras.layers.Dense(
             units,
             kernel_regularizer=self.kernel_regularizer,
@@ -298,3 +300,10 @@ class Mamba(SequenceLayer):
 def _fan_in_uniform():
     """U(±1/sqrt(fan_in)): how the paper's code leaves linear layers."""
     return initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+
+
+def _another(initializer):
+    """A copy: an initializer draws the same numbers whenever it is called."""
+    if isinstance(initializer, initializers.Initializer):
+        return initializer.clone()
+    return initializer

@@ -14,7 +14,9 @@ class MambaBlock(SequenceLayer):
         outputs = inputs + dropout(mamba(norm(inputs)))
 
     The residual stream stays float32 under every dtype policy. End a stack of
-    blocks with a norm, `keras.layers.RMSNormalization(epsilon=1e-5)`.
+    blocks with a norm. The paper's is `keras.layers.RMSNormalization`, which
+    does not hand on a mask; where padding must stay out of what follows, such
+    as an average, take `keras.layers.LayerNormalization`.
 
     Args:
         state_dim: Size of the state of each channel.
@@ -53,7 +55,7 @@ class MambaBlock(SequenceLayer):
         keras.layers.Embedding(256, 128, mask_zero=True),
         keras_ssm.layers.MambaBlock(),
         keras_ssm.layers.MambaBlock(),
-        keras.layers.RMSNormalization(epsilon=1e-5),
+        keras.layers.LayerNormalization(epsilon=1e-5),
         keras.layers.GlobalAveragePooling1D(),
         keras.layers.Dense(2, activation="softmax"),
     ])

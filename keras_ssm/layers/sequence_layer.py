@@ -214,7 +214,7 @@ class SequenceLayer(keras.layers.Layer):
     def reset_state(self):
         """Sets the states of a `stateful` layer to zero."""
         for variable in self.states or ():
-            variable.assign(ops.zeros_like(variable))
+            variable.assign(ops.zeros_like(variable.value))
 
     def compute_mask(self, inputs, previous_mask):
         mask = previous_mask

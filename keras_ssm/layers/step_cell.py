@@ -47,6 +47,11 @@ class StepCell(keras.layers.Layer):
         ]
         self.output_size = width
 
+    @property
+    def compute_dtype(self):
+        """That of the states: `keras.layers.RNN` casts them to it."""
+        return self.layer.state_dtype
+
     def build(self, input_shape):
         if not self.layer.built:
             self.layer.build((input_shape[0], None, input_shape[-1]))
