@@ -46,14 +46,18 @@ def run(backend: str, chosen: dict, tensors: tuple, options: dict):
 def constant(function):
     """Decorates a function whose answer a compiled program keeps.
 
-    `torch.compile` calls it while it compiles, and does not look inside, where
-    it would stop at an import or a context variable.
+    `torch.compile` and AutoGraph look into what they compile, and would stop
+    at an import or a context variable.
     """
-    if keras.config.backend() != "torch":
-        return function
-    import torch
+    if keras.config.backend() == "torch":
+        import torch
 
-    return torch.compiler.assume_constant_result(function)
+        return torch.compiler.assume_constant_result(function)
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.autograph.experimental.do_not_convert(function)
+    return function
 
 
 @functools.cache

@@ -221,7 +221,8 @@ class Mamba(SequenceLayer):
 
     def mix(self, x, states, mask, reverse, training):
         conv_state, ssm_state = states
-        x, z = ops.split(self.in_proj(x), 2, axis=-1)  # (b, l, d) each
+        xz = self._project(self.in_proj, x)
+        x, z = ops.split(xz, 2, axis=-1)  # (b, l, d) each
         x, conv_state = causal_conv1d(
             x,
             self.conv_kernel,
@@ -242,11 +243,12 @@ class Mamba(SequenceLayer):
             reverse=reverse,
             return_state=True,
         )
-        return self.out_proj(y), (conv_state, ssm_state)
+        return self._project(self.out_proj, y), (conv_state, ssm_state)
 
     def mix_step(self, x, states, mask):
         conv_state, ssm_state = states
-        x, z = ops.split(self.in_proj(x), 2, axis=-1)  # (b, d) each
+        xz = self._project(self.in_proj, x)
+        x, z = ops.split(xz, 2, axis=-1)  # (b, d) each
         x, conv_state = causal_conv1d_step(
             x,
             self.conv_kernel,
@@ -263,17 +265,21 @@ class Mamba(SequenceLayer):
             state=ssm_state,
             mask=mask,
         )
-        return self.out_proj(y), (conv_state, ssm_state)
+        return self._project(self.out_proj, y), (conv_state, ssm_state)
+
+    def _project(self, dense, x):
+        # On PyTorch, Keras multiplies float64 matrices in float32.
+        return ops.cast(dense(x), self.compute_dtype)
 
     def _scan_inputs(self, x):
         """`x, dt, A, B, C, D` for the scan, of a sequence or of a step."""
         dt, B, C = ops.split(
-            self.x_proj(x),
+            self._project(self.x_proj, x),
             [self._rank, self._rank + self.state_dim],
             axis=-1,
         )
         A = -ops.exp(ops.convert_to_tensor(self.A_log))
-        return x, self.dt_proj(dt), A, B, C, self.D
+        return x, self._project(self.dt_proj, dt), A, B, C, self.D
 
     def get_config(self):
         return {
