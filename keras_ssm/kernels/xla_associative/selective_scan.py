@@ -19,6 +19,7 @@ from keras_ssm.kernels.xla.custom_gradient import custom_gradient
 from keras_ssm.kernels.xla.selective_scan import (
     Layout,
     buffer,
+    forget,
     loop,
     read,
     series,
@@ -56,7 +57,8 @@ def _forward(reverse, x, dt, A, B, C, h, resets):
 
     def chunk(c, h, y, starts):
         x, dt, B, C, reset = read(inputs, c)
-        states = _solve(*_steps(decay, x, dt, B, reset), h, reverse)
+        carried = _carried(decay, dt, reset, reverse)
+        states = _solve(*_steps(decay, x, dt, B, reset), carried, h, reverse)
         total = tf.reduce_sum(states * C, -2, keepdims=True)
         end = states[0 if reverse else -1]
         return end, y.write(c, total), starts.write(c, h)
@@ -108,11 +110,17 @@ def _adjoint_chunk(A, reverse, starts, inputs, c, g, dA, gradients):
     x, dt, B, C, reset, dy = read(inputs, c)
     start = starts.read(c)
     a, u = _steps(A, x, dt, B, reset)
-    states = _solve(a, u, start, reverse)
+    states = _solve(a, u, _carried(A, dt, reset, reverse), start, reverse)
     before = _shift(states, start, reverse)
     # The carried `g` arrives multiplied with the decay of its own step.
     following = _shift(a, tf.ones_like(start), not reverse)
-    dstates = _solve(following, C * dy, g, not reverse)
+    carried = _carried(
+        A,
+        _shift(dt, tf.zeros_like(dt[0]), not reverse),
+        _shift_resets(reset, not reverse),
+        not reverse,
+    )
+    dstates = _solve(following, C * dy, carried, g, not reverse)
     dC = tf.reduce_sum(dy * states, -1, keepdims=True)
     dB = tf.reduce_sum(dstates * (dt * x), -1, keepdims=True)
     dB_x = tf.reduce_sum(dstates * B, -2, keepdims=True)
@@ -126,19 +134,28 @@ def _adjoint_chunk(A, reverse, starts, inputs, c, g, dA, gradients):
 
 def _steps(A, x, dt, B, reset):
     """Each step as a map `h -> a h + u`, both (q, b, g, n, d/g)."""
-    a = tf.exp(dt * A)
+    return forget(tf.exp(dt * A), reset), dt * x * B
+
+
+def _carried(A, dt, reset, reverse):
+    """What is left of the state before the chunk after each of its steps.
+
+    It is the product of the decays, but as the exponential of a sum: products
+    of numbers close to 1 are rounded down, which adds up from chunk to chunk.
+    """
+    total = tf.cumsum(dt, reverse=reverse)
     if reset is not None:
-        a = tf.where(reset, tf.zeros_like(a), a)
-    return a, dt * x * B
+        reset = tf.cumsum(tf.cast(reset, tf.int32), reverse=reverse) > 0
+    return forget(tf.exp(total * A), reset)
 
 
-def _solve(a, u, h, reverse):
+def _solve(a, u, carried, h, reverse):
     """All states of `h[t] = a[t] h[t-1] + u[t]`, the first after `h`."""
     width = 1
     while width < a.shape[0]:
         a, u = _compose(a, u, width, reverse)
         width *= 2
-    return a * h + u
+    return carried * h + u
 
 
 def _compose(a, u, width, reverse):
@@ -163,6 +180,12 @@ def _shift(v, first, reverse):
     if reverse:
         return tf.concat([v[1:], first[None]], axis=0)
     return tf.concat([first[None], v[:-1]], axis=0)
+
+
+def _shift_resets(reset, reverse):
+    if reset is None:
+        return None
+    return _shift(reset, tf.zeros_like(reset[0]), reverse)
 
 
 def _inputs(layout, x, dt, B, C, resets):
