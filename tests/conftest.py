@@ -1,0 +1,72 @@
+"""Exact products, fixed seeds, and no luck with uninitialized memory."""
+
+import keras
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    """Every test draws the same random numbers, in whatever order they run."""
+    keras.utils.set_random_seed(0)
+
+
+def pytest_configure(config):
+    # Keras 3.15 converts tensors in a way that NumPy 2 deprecates.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:__array__ implementation:DeprecationWarning"
+    )
+    configure = {
+        "jax": _configure_jax,
+        "tensorflow": _configure_tensorflow,
+        "torch": _configure_torch,
+    }.get(keras.config.backend())
+    if configure is not None:
+        configure()
+
+
+def _configure_jax():
+    import jax
+
+    jax.config.update("jax_default_matmul_precision", "highest")
+
+
+def _configure_tensorflow():
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+def _configure_torch():
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    # In this mode `torch.empty` holds NaN, so that an output which a kernel
+    # forgets to write is seen.
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+@pytest.fixture
+def float64():
+    """Lets JAX compute in float64; other backends always can."""
+    if keras.config.backend() != "jax":
+        yield
+        return
+    import jax
+
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def uninitialized_memory():
+    """Undoes `_configure_torch`, which also picks deterministic kernels."""
+    if keras.config.backend() != "torch":
+        yield
+        return
+    import torch
+
+    torch.use_deterministic_algorithms(False)
+    yield
+    torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,0 +1,167 @@
+"""Wrong arguments get a sentence that says what to change."""
+
+import re
+
+import numpy as np
+import pytest
+from cases import PER_STEP, Case, make_inputs
+from harness import OPS, call, tensor, tensors
+
+CASE = Case(
+    "errors",
+    b=2,
+    l=5,
+    d=6,
+    n=3,
+    k=4,
+    D=True,
+    z=True,
+    bias=True,
+    initial_state=True,
+    mask="right",
+    segments="runs",
+)
+SCAN, CONV = OPS
+
+
+def make(op):
+    arrays, options = make_inputs(op, CASE)
+    return {**tensors(arrays), **options}
+
+
+def zeros(*shape, dtype="float32"):
+    return tensor(np.zeros(shape, dtype))
+
+
+def raises(error, op, sentence, **changes):
+    """Asserts that changed arguments raise an error with this sentence."""
+    with pytest.raises(error) as caught:
+        call(op, {**make(op), **changes})
+    assert str(caught.value) == f"`{op}`: {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("op", "name", "shape", "wanted"),
+    [
+        (SCAN, "x", (2, 5), "(b, l, d)"),
+        (SCAN, "dt", (2, 5, 1), "(b, l, d) with b=2, l=5, d=6"),
+        (SCAN, "A", (3,), "(d, n) with d=6"),
+        (SCAN, "A", (5, 3), "(d, n) with d=6"),
+        (SCAN, "B", (2, 5, 4), "(b, l, n) with b=2, l=5, n=3"),
+        (SCAN, "B", (2, 5), "(b, l, n) with b=2, l=5, n=3"),
+        (SCAN, "C", (2, 4, 3), "(b, l, n) with b=2, l=5, n=3"),
+        (SCAN, "C", (2, 5, 2, 3), "(b, l, n) with b=2, l=5, n=3"),
+        (SCAN, "D", (6, 1), "(d) with d=6"),
+        (SCAN, "z", (1, 5, 6), "(b, l, d) with b=2, l=5, d=6"),
+        (SCAN, "dt_bias", (1,), "(d) with d=6"),
+        (SCAN, "initial_state", (2, 3, 6), "(b, d, n) with b=2, d=6, n=3"),
+        (CONV, "x", (5, 6), "(b, l, d)"),
+        (CONV, "weight", (4, 5), "(k, d) with d=6"),
+        (CONV, "weight", (4, 1, 6), "(k, d) with d=6"),
+        (CONV, "bias", (5,), "(d) with d=6"),
+        (CONV, "initial_state", (2, 4, 6), "(b, 3, d) with b=2, d=6"),
+    ],
+)
+def test_wrong_shapes(op, name, shape, wanted):
+    sentence = (
+        f"`{name}` must have shape {wanted}. Received: {name}.shape={shape}."
+    )
+    raises(ValueError, op, sentence, **{name: zeros(*shape)})
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("name", ("mask", "segment_ids"))
+def test_wrong_shapes_of_a_mask_or_of_segment_ids(op, name):
+    raises(
+        ValueError,
+        op,
+        f"`{name}` must have shape (b, l) with b=2, l=5. "
+        f"Received: {name}.shape=(2, 4).",
+        **{name: zeros(2, 4, dtype="bool" if name == "mask" else "int32")},
+    )
+
+
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [
+        *((SCAN, name) for name in ("x", "dt", "A", "B", "C", "D", "z")),
+        *((SCAN, name) for name in ("dt_bias", "initial_state")),
+        *((CONV, name) for name in ("x", "weight", "bias", "initial_state")),
+    ],
+)
+def test_integers_where_numbers_are_real(op, name):
+    raises(
+        TypeError,
+        op,
+        f"`{name}` must be a floating-point tensor; cast it, for example with "
+        f"`keras.ops.cast({name}, 'float32')`. Received: {name}.dtype=int32.",
+        **{name: zeros(*make(op)[name].shape, dtype="int32")},
+    )
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", ("float32", "int32"))
+def test_a_mask_that_is_not_boolean(op, dtype):
+    raises(
+        TypeError,
+        op,
+        "`mask` must be boolean, True where a step counts; convert it, for "
+        f"example with `mask > 0`. Received: mask.dtype={dtype}.",
+        mask=zeros(2, 5, dtype=dtype),
+    )
+
+
+def test_groups_that_do_not_divide_the_channels():
+    maps = zeros(2, 5, 4, 3)
+    raises(
+        ValueError,
+        SCAN,
+        "the channels of `x` must be a multiple of the groups of `B`. "
+        "Received: x.shape=(2, 5, 6), B.shape=(2, 5, 4, 3).",
+        B=maps,
+        C=maps,
+    )
+
+
+def test_an_activation_that_does_not_exist():
+    raises(
+        ValueError,
+        CONV,
+        "`activation` must be None or \"silu\". Received: activation='relu'.",
+        activation="relu",
+    )
+
+
+def test_a_window_without_taps():
+    raises(
+        ValueError,
+        CONV,
+        "`weight` must have at least one tap. Received: weight.shape=(0, 6).",
+        weight=zeros(0, 6),
+        initial_state=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "name", "shape", "dtype", "sentence"),
+    [
+        (ValueError, "x", (2, 5, 6), "float32", "`x` must have shape (b, d)."),
+        (ValueError, "state", (2, 2), "float32", "`state` must have shape (b,"),
+        (ValueError, "mask", (2, 5), "bool", "`mask` must have shape (b) with"),
+        (TypeError, "state", None, "int32", "`state` must be a floating-point"),
+        (TypeError, "mask", (2,), "float32", "`mask` must be boolean"),
+    ],
+)
+@pytest.mark.parametrize("op", OPS)
+def test_steps_check_their_arguments(op, error, name, shape, dtype, sentence):
+    given = make(op)
+    given["state"] = given.pop("initial_state")
+    step = {
+        name: v[:, 0] if name in PER_STEP else v
+        for name, v in given.items()
+        if name not in ("reverse", "segment_ids")
+    }
+    call(f"{op}_step", step)
+    step[name] = zeros(*(shape or given[name].shape), dtype=dtype)
+    with pytest.raises(error, match=re.escape(f"`{op}_step`: {sentence}")):
+        call(f"{op}_step", step)

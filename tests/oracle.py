@@ -1,0 +1,192 @@
+"""Gradients of the ops as NumPy loops, the oracle of every gradient test.
+
+The forward loops repeat `keras_ssm.ops.reference` and remember each step; the
+backward loops walk the same steps from their end. In float32 they are also
+the plain float32 loop that implementations have to match in accuracy.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from keras_ssm.ops import reference
+
+
+@dataclasses.dataclass
+class Result:
+    """What an op returns, and its gradients by the names of the arguments."""
+
+    y: np.ndarray
+    state: np.ndarray
+    gradients: dict[str, np.ndarray]
+
+
+def solve(
+    op: str, arrays, options, cotangents, dtype="float64", exp=np.exp
+) -> Result:
+    """Runs an op and its adjoint.
+
+    Args:
+        op: "selective_scan" or "causal_conv1d".
+        arrays: The arguments that are arrays, by name.
+        options: The plain arguments.
+        cotangents: Gradients with respect to y and the state.
+        dtype: Dtype of the computation.
+        exp: The exponential function, for the decays of a scan.
+    """
+    arrays = {
+        name: v.astype(dtype) if v.dtype.kind == "f" else v
+        for name, v in arrays.items()
+    }
+    dy, dstate = (v.astype(dtype) for v in cotangents)
+    if op == "causal_conv1d":
+        return _solve_conv(arrays, options, dy, dstate)
+    return _solve_scan(arrays, options, dy, dstate, exp)
+
+
+def _solve_scan(arrays, options, dy, dh, exp):
+    live = _live(arrays)
+    v = _without_masked(arrays, live)
+    x, A, z, D = v["x"], v["A"], v.get("z"), v.get("D")
+    b, l, d = x.shape
+    raw = v["dt"] + v.get("dt_bias", x.dtype.type(0))
+    dt = np.logaddexp(raw, 0) if options["dt_softplus"] else raw
+    dt = np.where(live[..., None], dt, 0)
+    B, C = (reference.per_channel(v[name], d) for name in "BC")
+    decays = exp(dt[..., None] * A)
+    before, after = (np.zeros((l, b, *A.shape), x.dtype) for _ in range(2))
+    h = v.get("initial_state", np.zeros((b, *A.shape), x.dtype))
+    steps = _steps(arrays, options)
+    for t, new in steps:
+        before[t] = np.where(new[:, None, None], 0, h)
+        update = (dt[:, t] * x[:, t])[..., None] * B[:, t]
+        h = decays[:, t] * before[t] + update
+        after[t] = h
+    inner = (np.moveaxis(after, 0, 1) * C).sum(-1)
+    inner = inner if D is None else inner + D * x
+    gate = np.ones_like(x) if z is None else reference.silu(z)
+    gate = np.where(live[..., None], gate, 0)
+
+    dinner = dy * gate
+    ds, dx = np.zeros_like(x), np.zeros_like(x)
+    dA, dB, dC = (np.zeros_like(array) for array in (A, B, C))
+    g = dh
+    for t, new in reversed(steps):
+        g = g + dinner[:, t, :, None] * C[:, t]
+        through = g * decays[:, t] * before[t]
+        along = (g * B[:, t]).sum(-1)
+        ds[:, t] = (through * A).sum(-1) + along * x[:, t]
+        dx[:, t] = along * dt[:, t]
+        dA = dA + (through * dt[:, t, :, None]).sum(0)
+        dB[:, t] = g * (dt[:, t] * x[:, t])[..., None]
+        dC[:, t] = dinner[:, t, :, None] * after[t]
+        g = np.where(new[:, None, None], 0, g * decays[:, t])
+    draw = ds * _sigmoid(raw) if options["dt_softplus"] else ds
+    draw = np.where(live[..., None], draw, 0)
+    gradients = {
+        "x": dx if D is None else dx + D * dinner,
+        "dt": draw,
+        "A": dA,
+        "B": _per_group(dB, arrays["B"].shape),
+        "C": _per_group(dC, arrays["C"].shape),
+        "D": (dinner * x).sum((0, 1)),
+        "z": None if z is None else dy * inner * _silu_slope(z),
+        "dt_bias": draw.sum((0, 1)),
+        "initial_state": g,
+    }
+    return _result(inner * gate, h, gradients, arrays, live)
+
+
+def _solve_conv(arrays, options, dy, dstate):
+    live = _live(arrays)
+    v = _without_masked(arrays, live)
+    x, weight = v["x"], v["weight"]
+    (b, l, d), k = x.shape, len(weight)
+    first, taps = np.zeros((b, 1, d), x.dtype), np.zeros((b, k, d), x.dtype)
+    if "initial_state" in v:
+        taps[:, 1:] = v["initial_state"]
+    seen = np.zeros((l, b, k, d), x.dtype)
+    steps = _steps(arrays, options)
+    for t, new in steps:
+        known = np.where(new[:, None, None], 0, taps[:, 1:])
+        step = np.concatenate([known, x[:, t : t + 1]], axis=1)
+        taps = np.where(live[:, t, None, None], step, taps)
+        seen[t] = taps
+    p = (np.moveaxis(seen, 0, 1) * weight).sum(2)
+    p = p + v.get("bias", x.dtype.type(0))
+    silu = options["activation"] == "silu"
+    y = np.where(live[..., None], reference.silu(p) if silu else p, 0)
+
+    dp = np.where(live[..., None], dy * _silu_slope(p) if silu else dy, 0)
+    dx, dweight = np.zeros_like(x), np.zeros_like(weight)
+    g = np.concatenate([first, dstate], axis=1)
+    for t, new in reversed(steps):
+        of_taps = g + dp[:, t, None] * weight
+        dweight = dweight + (dp[:, t, None] * seen[t]).sum(0)
+        dx[:, t] = of_taps[:, -1]
+        known = np.where(new[:, None, None], 0, of_taps[:, :-1])
+        moved = np.concatenate([first, known], axis=1)
+        g = np.where(live[:, t, None, None], moved, g)
+    gradients = {
+        "x": dx,
+        "weight": dweight,
+        "bias": dp.sum((0, 1)),
+        "initial_state": g[:, 1:],
+    }
+    return _result(y, taps[:, 1:], gradients, arrays, live)
+
+
+def _result(y, state, gradients, arrays, live):
+    gradients = {name: gradients[name] for name in floating(arrays)}
+    for name in ("x", "dt", "B", "C", "z"):
+        if name in gradients:
+            gradients[name][~live] = 0
+    return Result(y, state, gradients)
+
+
+def floating(arrays) -> list[str]:
+    """The names of the arguments that have a gradient."""
+    return [name for name, v in arrays.items() if v.dtype.kind == "f"]
+
+
+def _live(arrays):
+    return arrays.get("mask", np.ones(arrays["x"].shape[:2], bool))
+
+
+def _without_masked(arrays, live):
+    arrays = {name: v.copy() for name, v in arrays.items()}
+    for name in ("x", "dt", "B", "C", "z"):
+        if name in arrays:
+            arrays[name][~live] = 0
+    return arrays
+
+
+def _steps(arrays, options):
+    """The steps in their order, each with the rows that start anew."""
+    ids, live = arrays.get("segment_ids"), _live(arrays)
+    b, l = live.shape
+    order = range(l)[::-1] if options["reverse"] else range(l)
+    steps, last = [], [None] * b
+    for t in order:
+        new = np.zeros(b, bool)
+        for row in range(b):
+            if ids is not None and live[row, t]:
+                new[row] = last[row] not in (None, ids[row, t])
+                last[row] = ids[row, t]
+        steps.append((t, new))
+    return steps
+
+
+def _per_group(gradient, shape):
+    """(b, l, d, n) -> (b, l, [g,] n)."""
+    b, l, d, n = gradient.shape
+    g = shape[2] if len(shape) == 4 else 1
+    return gradient.reshape(b, l, g, d // g, n).sum(3).reshape(shape)
+
+
+def _sigmoid(x):
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def _silu_slope(x):
+    return _sigmoid(x) * (1 + x * (1 - _sigmoid(x)))
