@@ -1,0 +1,124 @@
+"""What tests of layers need: small layers, their inputs and gradients."""
+
+import keras
+import numpy as np
+import pytest
+from compare import as_array, assert_close
+from harness import BACKEND, compiled, gradients, needs_gradients, tensor
+
+import keras_ssm
+
+__all__ = ["BACKEND", "as_array", "assert_close", "needs_gradients"]
+
+BATCH, LENGTH, WIDTH = 3, 9, 6
+LAYERS = (keras_ssm.layers.Mamba, keras_ssm.layers.MambaBlock)
+
+each_layer = pytest.mark.parametrize(
+    "layer_class", LAYERS, ids=lambda layer: layer.__name__
+)
+both_directions = pytest.mark.parametrize(
+    "go_backwards", [False, True], ids=["forwards", "backwards"]
+)
+each_mask = pytest.mark.parametrize("padding", ["right", "left", "holes"])
+
+
+def make(layer_class, width=WIDTH, batch=None, **options):
+    """A small layer, built, every weight of it random."""
+    layer = layer_class(**{"state_dim": 4, **options})
+    layer.build((batch, None, width))
+    randomize(layer)
+    return layer
+
+
+def randomize(layer, seed: int = 0):
+    """Moves every trainable weight, so that none is zero, one or equal."""
+    rng = np.random.default_rng(seed)
+    for variable in layer.trainable_variables:
+        moved = value(variable) + rng.uniform(-0.3, 0.3, variable.shape)
+        variable.assign(moved.astype("float32"))
+
+
+def twin(layer, batch=None, **options):
+    """A layer with the same weights and other options."""
+    config = {**layer.get_config(), **options}
+    copy = type(layer).from_config(config)
+    copy.build((batch, None, layer.input_spec.axes[-1]))
+    for variable, of_copy in zip(
+        layer.trainable_variables, copy.trainable_variables, strict=True
+    ):
+        of_copy.assign(value(variable))
+    return copy
+
+
+def value(variable):
+    """A copy of the value of a variable, as an array."""
+    return np.array(as_array(variable.value))
+
+
+def sequences(length: int = LENGTH, batch: int = BATCH, seed: int = 1):
+    """Random inputs, `(b, l, d)`."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(batch, length, WIDTH)).astype("float32")
+
+
+def random_states(layer, batch: int = BATCH, seed: int = 2):
+    """Random states of a layer."""
+    rng = np.random.default_rng(seed)
+    return tuple(
+        rng.normal(size=state.shape).astype("float32")
+        for state in layer.get_initial_state(batch)
+    )
+
+
+def mask_of(padding: str, length: int = LENGTH):
+    """A mask of three rows, the first without padding."""
+    position = np.arange(length)
+    short = np.array([length, length - 4, 2])[:, None]
+    if padding == "right":
+        return position < short
+    if padding == "left":
+        return position >= length - short
+    return np.stack([position >= 0, position % 3 != 1, position == 4])
+
+
+def layer_gradients(layer, x, cotangent, **call):
+    """Runs a layer and its adjoint.
+
+    Args:
+        layer: A layer that returns one tensor.
+        x: Input, an array.
+        cotangent: Gradient with respect to the output, an array.
+        **call: Other arguments of the call.
+
+    Returns:
+        The output, and the gradients by the paths of the weights; that of
+        the input is called "x".
+    """
+    variables = layer.trainable_variables
+    inputs = {v.path: tensor(value(v), v.dtype) for v in variables}
+    inputs["x"] = tensor(x, x.dtype.name)
+
+    def function(inputs):
+        values = [(v, inputs[v.path]) for v in variables]
+        with keras.StatelessScope(state_mapping=values):
+            return (layer(inputs["x"], **call),)
+
+    def both(inputs, cotangent):
+        return gradients(function, inputs, (cotangent,))
+
+    cotangent = tensor(cotangent, x.dtype.name)
+    (y,), found = compiled(both)(inputs, cotangent)
+    return as_array(y), {name: as_array(v) for name, v in found.items()}
+
+
+class MaskProbe(keras.layers.Layer):
+    """Returns the mask that reaches it, as zeros and ones."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, inputs, mask=None):
+        if mask is None:
+            return keras.ops.zeros_like(inputs[..., 0]) - 1
+        return keras.ops.cast(mask, "float32")

@@ -1,0 +1,204 @@
+"""The layer against others: the paper in NumPy, transformers, mambapy."""
+
+import numpy as np
+import pytest
+from layer_harness import (
+    BACKEND,
+    LENGTH,
+    WIDTH,
+    as_array,
+    assert_close,
+    layer_gradients,
+    make,
+    needs_gradients,
+    sequences,
+    value,
+)
+
+from keras_ssm.layers import Mamba, MambaBlock
+
+OPTIONS = [
+    {},
+    {"use_conv_bias": False, "use_bias": True, "state_dim": 3, "expand": 3},
+    {"conv_kernel_size": 1, "dt_rank": 4, "state_dim": 1},
+]
+
+
+def silu(v):
+    return v / (1 + np.exp(-v))
+
+
+def mamba(w, x):
+    """A layer of Mamba in NumPy.
+
+    Gu & Dao, 2023 (https://arxiv.org/abs/2312.00752), section 3.4 and
+    Algorithm 2, with the Euler rule for B of the released code.
+
+    Args:
+        w: Weights in float64, by name.
+        x: Input, `(b, l, m)`.
+    """
+    b, l, _ = x.shape
+    d, n = w["A_log"].shape
+    k, r = len(w["conv_kernel"]), len(w["dt_proj/kernel"])
+    u = x @ w["in_proj/kernel"] + w.get("in_proj/bias", 0)
+    u, z = u[..., :d], u[..., d:]
+    padded = np.concatenate([np.zeros((b, k - 1, d)), u], axis=1)
+    windows = np.stack([padded[:, t : t + k] for t in range(l)], axis=1)
+    u = silu((windows * w["conv_kernel"]).sum(2) + w.get("conv_bias", 0))
+    s = u @ w["x_proj/kernel"]
+    step, B, C = s[..., :r], s[..., r : r + n], s[..., r + n :]
+    step = np.log1p(np.exp(step @ w["dt_proj/kernel"] + w["dt_bias"]))
+    h, y = np.zeros((b, d, n)), []
+    for t in range(l):
+        h = h * np.exp(-np.exp(w["A_log"]) * step[:, t, :, None])
+        h = h + (step[:, t] * u[:, t])[..., None] * B[:, t, None]
+        y.append(np.einsum("bdn,bn->bd", h, C[:, t]) + w["D"] * u[:, t])
+    y = np.stack(y, axis=1) * silu(z)
+    return y @ w["out_proj/kernel"] + w.get("out_proj/bias", 0)
+
+
+def block(w, x):
+    """A block in NumPy: norm, layer, residual."""
+    inner = {p.removeprefix("mamba/"): v for p, v in w.items()}
+    scale = np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
+    return x + mamba(inner, x / scale * w["norm/scale"])
+
+
+FORMULAS = {Mamba: mamba, MambaBlock: block}
+
+
+def weights_of(layer):
+    return {
+        v.path.removeprefix(f"{layer.name}/"): value(v).astype("float64")
+        for v in layer.weights
+    }
+
+
+@pytest.mark.parametrize(
+    ("layer_class", "options"),
+    [*((Mamba, options) for options in OPTIONS), (MambaBlock, {})],
+)
+def test_layer_computes_the_formulas_of_the_paper(layer_class, options):
+    layer = make(layer_class, **options)
+    x = sequences()
+    expected = FORMULAS[layer_class](weights_of(layer), x.astype("float64"))
+    assert_close(layer(x), expected, "float32")
+
+
+@needs_gradients
+@pytest.mark.parametrize(
+    ("layer_class", "options"),
+    [(Mamba, OPTIONS[0]), (Mamba, OPTIONS[1]), (MambaBlock, {})],
+)
+def test_gradients_are_slopes_of_the_formulas_of_the_paper(
+    layer_class, options
+):
+    layer = make(layer_class, **options)
+    x, cotangent = sequences(), sequences(seed=5)
+    _, gradients = layer_gradients(layer, x, cotangent)
+    gradients = {
+        p.removeprefix(f"{layer.name}/"): v for p, v in gradients.items()
+    }
+    weights = weights_of(layer)
+    assert gradients.keys() == {"x", *weights}
+    point = {**weights, "x": x.astype("float64")}
+
+    def loss(point):
+        point = dict(point)
+        y = FORMULAS[layer_class](point, point.pop("x"))
+        return (y * cotangent).sum()
+
+    for name, gradient in gradients.items():
+        expected = slopes(loss, point, name)
+        assert_close(gradient, expected, "float32", "gradient", name)
+
+
+def slopes(function, point, name, width=1e-5):
+    """Central differences of a function in every entry of one argument."""
+    result = np.zeros_like(point[name])
+    for index in np.ndindex(result.shape):
+        moved = []
+        for step in (width, -width):
+            array = point[name].copy()
+            array[index] += step
+            moved.append(function({**point, name: array}))
+        result[index] = (moved[0] - moved[1]) / (2 * width)
+    return result
+
+
+@pytest.fixture
+def torch():
+    """PyTorch, in its own process only."""
+    if BACKEND != "torch":
+        pytest.skip("peers on PyTorch run in the process of that backend")
+    import torch
+
+    return torch
+
+
+# Our names of the weights that a peer calls otherwise.
+PEER_NAMES = {
+    "in_proj/kernel": "in_proj.weight",
+    "conv_kernel": "conv1d.weight",
+    "conv_bias": "conv1d.bias",
+    "x_proj/kernel": "x_proj.weight",
+    "dt_proj/kernel": "dt_proj.weight",
+    "dt_bias": "dt_proj.bias",
+    "A_log": "A_log",
+    "D": "D",
+    "out_proj/kernel": "out_proj.weight",
+}
+
+
+def to_peer(name, array):
+    """The layout of a peer: linear weights (out, in), taps (d, 1, k)."""
+    if name == "conv_kernel":
+        return np.ascontiguousarray(array.T[:, None])
+    if name.endswith("kernel"):
+        return np.ascontiguousarray(array.T)
+    return array
+
+
+def check_peer(torch, peer, layer):
+    """Compares outputs and all gradients after copying the weights over."""
+    x, cotangent = sequences(LENGTH), sequences(seed=5)
+    theirs = dict(peer.named_parameters())
+    ours = {
+        v.path.removeprefix(f"{layer.name}/"): v
+        for v in layer.trainable_variables
+    }
+    assert {PEER_NAMES[name] for name in ours} == set(theirs)
+    with torch.no_grad():
+        for name, v in ours.items():
+            array = torch.from_numpy(to_peer(name, value(v)))
+            theirs[PEER_NAMES[name]].copy_(array)
+    inputs = torch.from_numpy(x).requires_grad_()
+    expected = peer(inputs)
+    expected.backward(torch.from_numpy(cotangent))
+    y, gradients = layer_gradients(layer, x, cotangent)
+    assert_close(y, as_array(expected.detach()), "float32")
+    assert_close(
+        gradients.pop("x"), as_array(inputs.grad), "float32", "gradient", "x"
+    )
+    for name, v in ours.items():
+        expected = as_array(theirs[PEER_NAMES[name]].grad)
+        actual = to_peer(name, gradients[v.path])
+        assert_close(actual, expected, "float32", "gradient", name)
+
+
+def test_layer_equals_the_mixer_of_transformers(torch):
+    mamba = pytest.importorskip("transformers.models.mamba.modeling_mamba")
+    from transformers import MambaConfig
+
+    config = MambaConfig(
+        hidden_size=WIDTH, state_size=4, num_hidden_layers=1, vocab_size=8
+    )
+    peer = mamba.MambaMixer(config, layer_idx=0)
+    check_peer(torch, peer, make(Mamba))
+
+
+def test_layer_equals_the_block_of_mambapy(torch):
+    mambapy = pytest.importorskip("mambapy.mamba")
+    config = mambapy.MambaConfig(d_model=WIDTH, n_layers=1, d_state=4)
+    check_peer(torch, mambapy.MambaBlock(config), make(Mamba))

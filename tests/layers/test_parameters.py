@@ -1,0 +1,229 @@
+"""What a layer's parameters are called and how they start."""
+
+import keras
+import numpy as np
+import pytest
+from layer_harness import (
+    LAYERS,
+    WIDTH,
+    as_array,
+    each_layer,
+    make,
+    sequences,
+    value,
+)
+
+import keras_ssm
+from keras_ssm.layers import LogUniformDt, Mamba, MambaBlock
+
+MAMBA_PATHS = [
+    "mixer/conv_kernel",
+    "mixer/conv_bias",
+    "mixer/A_log",
+    "mixer/D",
+    "mixer/dt_bias",
+    "mixer/in_proj/kernel",
+    "mixer/x_proj/kernel",
+    "mixer/dt_proj/kernel",
+    "mixer/out_proj/kernel",
+]
+BLOCK_PATHS = [
+    "block/norm/scale",
+    *(path.replace("mixer", "block/mamba") for path in MAMBA_PATHS),
+]
+
+
+def named_weights(layer):
+    return {v.path.split("/", 1)[1]: value(v) for v in layer.weights}
+
+
+@pytest.mark.parametrize(
+    ("layer_class", "name", "paths"),
+    [(Mamba, "mixer", MAMBA_PATHS), (MambaBlock, "block", BLOCK_PATHS)],
+    ids=["Mamba", "MambaBlock"],
+)
+def test_weight_paths_are_those_of_saved_files(layer_class, name, paths):
+    model = keras.Sequential(
+        [keras.Input((None, WIDTH)), layer_class(name=name)], name="model"
+    )
+    assert [v.path.removeprefix("model/") for v in model.weights] == paths
+
+
+@each_layer
+def test_registered_name_is_that_of_saved_files(layer_class):
+    name = f"keras_ssm>{layer_class.__name__}"
+    assert keras.saving.get_registered_name(layer_class) == name
+    assert keras.saving.get_registered_object(name) is layer_class
+
+
+def test_every_exported_class_is_registered():
+    for name in keras_ssm.layers.__all__:
+        exported = getattr(keras_ssm.layers, name)
+        registered = keras.saving.get_registered_name(exported)
+        assert registered == f"keras_ssm>{name}"
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({}, 16384 + 512 + 128 + 4608 + 512 + 2048 + 128 + 128 + 8192),
+        ({"use_conv_bias": False}, 32640 - 128),
+        ({"use_bias": True}, 32640 + 256 + 64),
+        (
+            {"state_dim": 8, "expand": 1, "dt_rank": 3},
+            8192 + 256 + 64 + 1216 + 192 + 512 + 64 + 64 + 4096,
+        ),
+    ],
+)
+def test_parameter_count(options, count):
+    layer = Mamba(**options)
+    layer.build((None, None, 64))
+    assert layer.count_params() == count
+    block = MambaBlock()
+    block.build((None, None, 64))
+    assert block.count_params() == 32640 + 64
+
+
+@each_layer
+def test_width_comes_from_build(layer_class):
+    for width in (3, 20):
+        layer = layer_class(state_dim=4)
+        layer.build((None, None, width))
+        weights = named_weights(getattr(layer, "mamba", layer))
+        inner = [w for p, w in weights.items() if p.endswith("in_proj/kernel")]
+        assert inner[0].shape == (width, 4 * width)
+        x_proj = [w for p, w in weights.items() if p.endswith("x_proj/kernel")]
+        rank = -(-width // 16)
+        assert x_proj[0].shape == (2 * width, rank + 8)
+        assert layer.compute_output_shape((1, 2, width)) == (1, 2, width)
+
+
+@pytest.fixture(scope="module")
+def started():
+    """The weights of a layer as it starts, by name."""
+    keras.utils.set_random_seed(1)
+    layer = Mamba(name="mixer")
+    layer.build((None, None, 256))
+    return {v.path.removeprefix("mixer/"): value(v) for v in layer.weights}
+
+
+def test_A_starts_as_1_to_n_in_each_channel(started):
+    expected = np.log(np.arange(1, 17, dtype="float32"))
+    assert np.abs(started["A_log"] - expected).max() <= 2.5e-7
+    assert started["A_log"].shape == (512, 16)
+
+
+def test_D_starts_as_ones(started):
+    assert (started["D"] == 1).all()
+
+
+def test_step_sizes_start_log_uniform_between_a_thousandth_and_a_tenth(started):
+    dt = np.logaddexp(started["dt_bias"].astype("float64"), 0)
+    assert dt.min() >= 1e-3 * (1 - 1e-5)
+    assert dt.max() <= 0.1 * (1 + 1e-5)
+    check_uniform((np.log(dt) - np.log(1e-3)) / np.log(100))
+
+
+@pytest.mark.parametrize(
+    ("name", "fan_in"),
+    [
+        ("in_proj/kernel", 256),
+        ("conv_kernel", 4),
+        ("conv_bias", 4),
+        ("x_proj/kernel", 512),
+        ("dt_proj/kernel", 16),
+        ("out_proj/kernel", 512),
+    ],
+)
+def test_kernels_start_uniform_by_their_fan_in(started, name, fan_in):
+    weight = started[name].astype("float64").ravel()
+    bound = fan_in**-0.5
+    assert np.abs(weight).max() <= bound * (1 + 1e-6)
+    check_uniform((weight / bound + 1) / 2)
+
+
+def check_uniform(u):
+    """Asserts that numbers look drawn from U(0, 1), by Kolmogorov's test."""
+    u = np.sort(u)
+    rank = np.arange(len(u))
+    distance = max((u - rank / len(u)).max(), ((rank + 1) / len(u) - u).max())
+    # Passed by all but one of ten million samples.
+    assert distance < 2.9 / np.sqrt(len(u))
+
+
+@each_layer
+def test_two_layers_start_differently(layer_class):
+    first, second = (layer_class(state_dim=4) for _ in range(2))
+    for layer in (first, second):
+        layer.build((None, None, WIDTH))
+    drawn = 0
+    for one, other in zip(first.weights, second.weights, strict=True):
+        if one.path.endswith(("A_log", "/D", "scale")):
+            continue
+        assert np.abs(value(one) - value(other)).max() > 1e-3, one.path
+        drawn += 1
+    assert drawn == 7
+
+
+def test_projections_of_a_layer_start_differently():
+    layer = Mamba(expand=1, dt_rank=16, state_dim=8)
+    layer.build((None, None, 32))
+    x_proj, out_proj = value(layer.x_proj.kernel), value(layer.out_proj.kernel)
+    assert x_proj.shape == out_proj.shape
+    assert np.abs(x_proj - out_proj).max() > 1e-3
+
+
+@each_layer
+def test_set_random_seed_reproduces_the_start(layer_class):
+    starts = []
+    for _ in range(2):
+        keras.utils.set_random_seed(7)
+        layer = layer_class(state_dim=4)
+        layer.build((None, None, WIDTH))
+        starts.append(layer.get_weights())
+    for one, other in zip(*starts, strict=True):
+        assert (one == other).all()
+
+
+def test_initializers_that_are_given_are_used():
+    layer = Mamba(
+        kernel_initializer="ones",
+        A_log_initializer="zeros",
+        dt_bias_initializer=LogUniformDt(0.5, 0.6),
+    )
+    layer.build((None, None, WIDTH))
+    for dense in (layer.in_proj, layer.x_proj, layer.out_proj):
+        assert (value(dense.kernel) == 1).all()
+    assert not (value(layer.dt_proj.kernel) == 1).any()
+    assert (value(layer.A_log) == 0).all()
+    dt = np.logaddexp(value(layer.dt_bias), 0)
+    assert dt.min() > 0.499
+    assert dt.max() < 0.601
+
+
+def test_step_sizes_are_raised_to_the_floor():
+    bias = as_array(LogUniformDt(1e-6, 1e-5, floor=1e-4)((50,)))
+    assert np.allclose(np.logaddexp(bias, 0), 1e-4, rtol=1e-3)
+
+
+def test_regularizer_reaches_every_projection():
+    layer = make(Mamba, kernel_regularizer=keras.regularizers.L2(0.5))
+    layer(sequences())
+    dense = (layer.in_proj, layer.x_proj, layer.dt_proj, layer.out_proj)
+    expected = sorted(0.5 * float((value(d.kernel) ** 2).sum()) for d in dense)
+    actual = sorted(float(as_array(loss)) for loss in layer.losses)
+    assert np.allclose(actual, expected, rtol=1e-5)
+
+
+def test_parameters_that_must_not_decay_are_excluded_by_name():
+    for layer_class in LAYERS:
+        layer = make(layer_class)
+        optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.1)
+        optimizer.exclude_from_weight_decay(var_names=["A_log", "D", "dt_bias"])
+        optimizer.build(layer.trainable_variables)
+        kept = [
+            v.path.split("/")[-1]
+            for v in layer.trainable_variables
+            if not optimizer._use_weight_decay(v)
+        ]
+        assert sorted(kept) == ["A_log", "D", "dt_bias"]

@@ -1,0 +1,138 @@
+"""Layers survive the way to a config or a file and back."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from compare import assert_same
+from layer_harness import (
+    LAYERS,
+    WIDTH,
+    as_array,
+    each_layer,
+    make,
+    randomize,
+    sequences,
+)
+
+import keras_ssm
+from keras_ssm.layers import LogUniformDt, Mamba, MambaBlock
+
+SHARED = {
+    "state_dim": 3,
+    "conv_kernel_size": 2,
+    "expand": 1,
+    "dt_rank": 5,
+    "return_sequences": False,
+    "return_state": True,
+    "go_backwards": True,
+    "stateful": True,
+    "name": "given",
+    "trainable": False,
+    "dtype": "mixed_bfloat16",
+}
+GIVEN = {
+    Mamba: {
+        **SHARED,
+        "use_conv_bias": False,
+        "use_bias": True,
+        "kernel_initializer": keras.initializers.HeNormal(seed=3),
+        "kernel_regularizer": keras.regularizers.L2(0.25),
+        "A_log_initializer": keras.initializers.Constant(0.5),
+        "dt_bias_initializer": LogUniformDt(0.01, 0.2, floor=0.001, seed=4),
+    },
+    MambaBlock: {**SHARED, "dropout": 0.25, "epsilon": 1e-3, "seed": 9},
+}
+
+
+def as_json(config):
+    return json.dumps(config, sort_keys=True)
+
+
+@each_layer
+@pytest.mark.parametrize("given", [False, True])
+def test_config_comes_back_exactly(layer_class, given):
+    layer = layer_class(**GIVEN[layer_class] if given else {"name": "plain"})
+    config = layer.get_config()
+    again = layer_class.from_config(config)
+    assert as_json(again.get_config()) == as_json(config)
+    serialized = keras.saving.serialize_keras_object(layer)
+    read = json.loads(as_json(serialized))
+    assert read["registered_name"] == f"keras_ssm>{layer_class.__name__}"
+    loaded = keras.saving.deserialize_keras_object(read)
+    assert as_json(loaded.get_config()) == as_json(config)
+    assert dir(loaded) == dir(layer)
+
+
+@each_layer
+def test_config_holds_every_argument_as_it_was_given(layer_class):
+    config = layer_class(**GIVEN[layer_class]).get_config()
+    for name, argument in GIVEN[layer_class].items():
+        held = config[name]
+        if name == "dtype":
+            held = held["config"]["name"]
+        if isinstance(held, dict):
+            argument = keras.saving.serialize_keras_object(argument)
+        assert held == argument, name
+
+
+@each_layer
+@pytest.mark.parametrize("compile_it", [False, True])
+def test_saved_model_comes_back_with_the_same_outputs(
+    layer_class, compile_it, tmp_path
+):
+    model = keras.Sequential(
+        [
+            keras.Input((None,), dtype="int32"),
+            keras.layers.Embedding(10, WIDTH, mask_zero=True),
+            keras.layers.Bidirectional(layer_class(state_dim=4)),
+            keras.layers.Dense(2),
+        ]
+    )
+    randomize(model)
+    model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
+    tokens = np.array([[1, 2, 3, 4], [5, 6, 0, 0]])
+    expected = as_array(model(tokens))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(
+        tmp_path / "model.keras", compile=compile_it
+    )
+    assert_same(as_array(loaded(tokens)), expected)
+    assert loaded.compiled == compile_it
+
+
+@each_layer
+def test_weights_file_comes_back(layer_class, tmp_path):
+    layers = [make(layer_class), layer_class(state_dim=4)]
+    models = [
+        keras.Sequential([keras.Input((None, WIDTH)), layer])
+        for layer in layers
+    ]
+    models[0].save_weights(tmp_path / "model.weights.h5")
+    models[1].load_weights(tmp_path / "model.weights.h5")
+    x = sequences()
+    assert_same(as_array(models[1](x)), as_array(models[0](x)))
+
+
+def test_ops_in_a_functional_model_are_saved_by_name(tmp_path):
+    inputs = keras.Input((None, WIDTH))
+    weight = np.linspace(-1, 1, 4 * WIDTH).reshape(4, WIDTH).astype("float32")
+    y = keras_ssm.ops.causal_conv1d(inputs, weight, activation="silu")
+    model = keras.Model(inputs, y)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    x = sequences()
+    assert_same(as_array(loaded(x)), as_array(model(x)))
+
+
+def test_cloned_models_share_nothing():
+    for layer_class in LAYERS:
+        model = keras.Sequential(
+            [keras.Input((None, WIDTH)), make(layer_class)]
+        )
+        clone = keras.models.clone_model(model)
+        ours = {id(v) for v in model.weights}
+        assert len(clone.weights) == len(ours)
+        assert not ours & {id(v) for v in clone.weights}

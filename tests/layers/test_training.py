@@ -1,0 +1,175 @@
+"""Layers learn: `fit`, dropout, LoRA, quantization, Keras' own checks."""
+
+import keras
+import numpy as np
+import pytest
+from layer_harness import (
+    BACKEND,
+    BATCH,
+    LENGTH,
+    WIDTH,
+    as_array,
+    each_layer,
+    make,
+    needs_gradients,
+    sequences,
+    value,
+)
+
+from keras_ssm.layers import Mamba, MambaBlock
+
+pytestmark = needs_gradients
+
+JIT_COMPILE = {
+    "jax": ["auto"],
+    "tensorflow": [False, True],
+    "torch": [False, pytest.param(True, marks=pytest.mark.slow)],
+}.get(BACKEND, [])
+
+
+def examples(count: int, length: int, seed: int = 0):
+    """Padded rows of tokens, and which of 1 and 2 comes last in each."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(1, 8, (count, length))
+    labels = rng.integers(0, 2, count)
+    used = rng.integers(length // 2, length + 1, count)
+    for row, label, end in zip(tokens, labels, used, strict=True):
+        row[row <= 2] = 3
+        row[end - 2] = 1 + label
+        row[end:] = 0
+    return tokens.astype("int32"), labels.astype("int32")
+
+
+def classifier(jit_compile):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((None,), dtype="int32"),
+            keras.layers.Embedding(8, 16, mask_zero=True),
+            MambaBlock(state_dim=4, dropout=0.1),
+            keras.layers.LayerNormalization(),
+            Mamba(state_dim=4, return_sequences=False),
+            keras.layers.Dense(2),
+        ]
+    )
+    model.compile(
+        keras.optimizers.Adam(3e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=jit_compile,
+    )
+    return model
+
+
+class Batches(keras.utils.PyDataset):
+    """Padded batches of varying length, as bucketing makes them."""
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        return examples(32, (7, 12)[index % 2], seed=index)
+
+
+@pytest.mark.parametrize("jit_compile", JIT_COMPILE)
+def test_fit_learns_from_padded_batches_of_varying_length(jit_compile):
+    model = classifier(jit_compile)
+    history = model.fit(Batches(), epochs=3, verbose=0).history
+    assert history["loss"][-1] < 0.2 * history["loss"][0]
+
+
+def test_dropout_happens_in_training_only():
+    block = make(MambaBlock, dropout=0.5, seed=3)
+    plain = make(MambaBlock)
+    plain.set_weights(block.trainable_variables)
+    x = sequences()
+    without = as_array(plain(x))
+    assert (as_array(block(x)) == without).all()
+    assert (as_array(block(x, training=False)) == without).all()
+    added = as_array(block(x, training=True)) - x
+    dropped = added == 0
+    assert 0.3 < dropped.mean() < 0.7
+    kept = 2 * (without - x)
+    assert np.allclose(added[~dropped], kept[~dropped], atol=1e-5)
+
+
+def test_dropout_is_seeded():
+    x, weights = sequences(), make(MambaBlock).get_weights()
+    results = []
+    for seed in (3, 3, 4):
+        block = make(MambaBlock, dropout=0.5, seed=seed)
+        for v, weight in zip(block.trainable_variables, weights, strict=True):
+            v.assign(weight)
+        results.append(as_array(block(x, training=True)))
+    assert (results[0] == results[1]).all()
+    assert (results[0] != results[2]).any()
+
+
+def test_dropout_differs_from_call_to_call():
+    block = make(MambaBlock, dropout=0.5, seed=3)
+    x = sequences()
+    first = as_array(block(x, training=True))
+    assert (as_array(block(x, training=True)) != first).any()
+
+
+def projections(layer):
+    mixer = getattr(layer, "mamba", layer)
+    return (mixer.in_proj, mixer.x_proj, mixer.dt_proj, mixer.out_proj)
+
+
+@each_layer
+def test_lora_trains_beside_frozen_projections(layer_class):
+    layer = make(layer_class)
+    for dense in projections(layer):
+        dense.enable_lora(2)
+    model = keras.Sequential([keras.Input((LENGTH, WIDTH)), layer])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    before = {
+        d.name: (value(d._kernel), value(d.lora_kernel_b))
+        for d in projections(layer)
+    }
+    model.fit(sequences(), sequences(seed=4), epochs=2, verbose=0)
+    for dense in projections(layer):
+        kernel, lora = before[dense.name]
+        assert (value(dense._kernel) == kernel).all()
+        assert (value(dense.lora_kernel_b) != lora).any(), dense.name
+
+
+@each_layer
+def test_int8_quantization_reaches_every_projection(layer_class):
+    layer = make(layer_class)
+    model = keras.Sequential([keras.Input((LENGTH, WIDTH)), layer])
+    x = sequences()
+    expected = as_array(model(x))
+    model.quantize("int8")
+    for dense in projections(layer):
+        assert dense.quantization_mode == "int8", dense.name
+        assert keras.backend.standardize_dtype(dense._kernel.dtype) == "int8"
+    actual = as_array(model(x))
+    error = np.sqrt(np.mean((actual - expected) ** 2))
+    assert 0 < error < 0.03 * np.sqrt(np.mean(expected**2))
+    y, _ = layer.step(x[:, 0], layer.get_initial_state(BATCH))
+    error = np.abs(as_array(y) - expected[:, 0]).max()
+    assert error < 0.1 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("layer_class", "options", "weights", "shape"),
+    [
+        (Mamba, {"return_sequences": False, "use_bias": True}, 11, (2, 4)),
+        (MambaBlock, {"dropout": 0.2}, 10, (2, 5, 4)),
+    ],
+)
+def test_layers_pass_the_checks_of_keras(layer_class, options, weights, shape):
+    testing = pytest.importorskip("keras.src.testing", reason="it has moved")
+    seeds = 1 if layer_class is MambaBlock else 0
+    testing.TestCase().run_layer_test(
+        layer_class,
+        init_kwargs={"state_dim": 3, **options},
+        input_shape=(2, 5, 4),
+        expected_output_shape=shape,
+        expected_num_trainable_weights=weights,
+        expected_num_non_trainable_weights=0,
+        expected_num_seed_generators=seeds,
+        expected_num_losses=0,
+        supports_masking=True,
+    )
