@@ -28,15 +28,25 @@ test: suites
 test-all: MARK := slow or not slow
 test-all: suites
 
-.PHONY: suites
-suites: $(VENV)/installed-all lint
+# Two suites at a time: most of a suite is one thread that compiles.
+.PHONY: suites suite-parity suite-numpy $(BACKENDS:%=suite-%)
+suites: lint wheel
+	$(MAKE) --no-print-directory -j2 --output-sync=target MARK="$(MARK)" \
+	  $(BACKENDS:%=suite-%) suite-parity suite-numpy
+
+$(BACKENDS:%=suite-%): suite-%: $(VENV)/installed-all
+	@echo "== $*"
+	KERAS_BACKEND=$* OMP_NUM_THREADS=1 $(PYTEST) tests -m "$(MARK)" \
+	  --ignore tests/test_backend_parity.py
+
+suite-numpy: $(VENV)/installed-all
 	KERAS_BACKEND=numpy $(PYTEST) tests/ops -m "$(MARK)"
-	set -e; for backend in $(BACKENDS); do \
-	  echo "== $$backend"; \
-	  KERAS_BACKEND=$$backend $(PYTEST) tests -m "$(MARK)" \
-	    --ignore tests/test_backend_parity.py; \
-	done
+
+suite-parity: $(VENV)/installed-all
 	KERAS_BACKEND=jax $(PYTEST) tests/test_backend_parity.py -m "$(MARK)"
+
+.PHONY: wheel
+wheel: $(VENV)/installed-all
 	rm -rf build && $(VENV)/bin/pip wheel --quiet --no-deps -w build/wheel .
 
 lint: $(VENV)/installed-all
