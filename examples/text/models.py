@@ -1,0 +1,149 @@
+"""One frame, five contents: Mamba, LSTM, Transformer or no mixer at all.
+
+Every model embeds the tokens, mixes them over time (or does not), averages
+over the text and classifies:
+
+    tokens -> Embedding -> Dropout -> [mixer] -> LayerNormalization
+           -> average over the text -> Dropout -> Dense(softmax)
+
+A mixer is a residual block around pre-normalised layers, and all mixers have
+the same number of parameters: the LSTM's units and the Transformer's
+feed-forward width are chosen so. `pooling` leaves the mixer out and so shows
+what the others add.
+"""
+
+import keras
+from keras import layers
+
+from keras_ssm.layers import MambaBlock
+
+# From short trials on the embedded reviews.
+LEARNING_RATES = {
+    "mamba": 2e-3,
+    "lstm": 4e-3,
+    "transformer": 2e-3,
+    "pooling": 2e-3,
+}
+NEURAL = tuple(LEARNING_RATES)
+
+
+def build_model(name: str, vocabulary_size: int, classes: int, options):
+    """Builds the classifier called `name`, at the size of the Mamba one.
+
+    Returns:
+        An uncompiled `keras.Model` from token numbers `(b, l)` to class
+        probabilities `(b, classes)`.
+    """
+    inputs = keras.Input((None,), dtype="int32", name="tokens")
+    x = layers.Embedding(
+        vocabulary_size, options.width, mask_zero=True, name="embedding"
+    )(inputs)  # (b, l, d)
+    x = layers.Dropout(options.embedding_dropout)(x)
+    x = mix(name, x, options)
+    # Unlike RMSNormalization, this layer hands the mask on to the average.
+    x = layers.LayerNormalization(epsilon=1e-5, name="final_norm")(x)
+    x = layers.GlobalAveragePooling1D()(x)  # (b, d)
+    x = layers.Dropout(options.dropout)(x)
+    outputs = layers.Dense(classes, activation="softmax", dtype="float32")(x)
+    return keras.Model(inputs, outputs, name=name)
+
+
+def mix(name: str, x, options):
+    """Applies the mixer called `name` to embedded tokens `(b, l, d)`."""
+    if name == "pooling":
+        return x
+    if name == "mamba":
+        return mamba(x, options)
+    if name == "lstm":
+        return lstm(x, match(lstm_parameters, options))
+    if name == "transformer":
+        return transformer(x, match(transformer_parameters, options))
+    raise ValueError(
+        f"`name` must be one of {', '.join(NEURAL)}. Received: name={name!r}."
+    )
+
+
+def mamba(x, options):
+    """One Mamba block, or one per direction and their average."""
+    block = MambaBlock(state_dim=options.state_dim, name="mixer")
+    if options.directions == 2:
+        block = layers.Bidirectional(block, merge_mode="ave", name="mixer")
+    return block(x)
+
+
+def lstm(x, units: int):
+    """`x + Dense(BiLSTM(norm(x)))`."""
+    y = layers.LayerNormalization(epsilon=1e-5)(x)
+    cell = layers.LSTM(units, return_sequences=True)
+    y = layers.Bidirectional(cell, name="mixer")(y)  # (b, l, 2 units)
+    y = layers.Dense(x.shape[-1])(y)
+    return layers.Add()([x, y])
+
+
+def transformer(x, feed_forward: int, heads: int = 4):
+    """A pre-norm encoder block: attention, then a feed-forward network."""
+    width = x.shape[-1]
+    x = SinePositions()(x)
+    y = layers.LayerNormalization(epsilon=1e-5)(x)
+    attention = layers.MultiHeadAttention(heads, width // heads, name="mixer")
+    x = layers.Add()([x, attention(y, y)])  # padding is masked by the layer
+    y = layers.LayerNormalization(epsilon=1e-5)(x)
+    y = layers.Dense(feed_forward, activation="gelu")(y)
+    y = layers.Dense(width)(y)
+    return layers.Add()([x, y])
+
+
+@keras.saving.register_keras_serializable(package="text_classification")
+class SinePositions(layers.Layer):
+    """Adds sines and cosines of the position, times a learned loudness.
+
+    Embeddings start small, and at full volume the positions would drown
+    them.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        self.loudness = self.add_weight(
+            shape=(), initializer=keras.initializers.Constant(0.02)
+        )
+
+    def call(self, x):
+        half = x.shape[-1] // 2
+        ones = keras.ops.ones_like(x[..., :1])
+        positions = keras.ops.cumsum(ones, axis=1)  # (b, l, 1)
+        exponents = keras.ops.arange(half, dtype=x.dtype) / half
+        angles = positions * keras.ops.power(1e-4, exponents)
+        sines = [keras.ops.sin(angles), keras.ops.cos(angles)]
+        return x + self.loudness * keras.ops.concatenate(sines, axis=-1)
+
+
+def lstm_parameters(width: int, units: int) -> int:
+    """Two directions of four gates, the norm and the way back to `width`."""
+    gates = 2 * 4 * units * (width + units + 1)
+    return 2 * width + gates + (2 * units + 1) * width
+
+
+def transformer_parameters(width: int, feed_forward: int) -> int:
+    """Loudness, two norms, four projections and two layers."""
+    attention = 4 * width * (width + 1)
+    return 1 + 4 * width + attention + feed_forward * (2 * width + 1) + width
+
+
+def match(parameters, options) -> int:
+    """Finds the size that gives a mixer as many parameters as Mamba has."""
+    width = options.width
+    inputs = keras.Input((None, width))
+    wanted = keras.Model(inputs, mamba(inputs, options)).count_params()
+    return min(
+        range(1, 8 * width + 64),
+        key=lambda size: abs(parameters(width, size) - wanted),
+    )
+
+
+def count_parameters(model) -> dict:
+    """Returns the parameters `inside` and `outside` the embedding."""
+    inside = model.get_layer("embedding").count_params()
+    return {"inside": inside, "outside": model.count_params() - inside}
