@@ -73,19 +73,28 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx, g):
         history, weight, segments = ctx.saved_tensors
         k, length = weight.shape[0], g.shape[1]
-        dhistory, dweight = None, []
+        dhistory, dweight, around = None, [], _pad(g, k)
         for j in range(k):
-            seen = _seen(g, segments, j, k, ctx.reverse)
+            seen = g
+            if segments is not None:
+                seen = _seen(g, segments, j, k, ctx.reverse)
+                around = _pad(seen, k)
+            # Slices are only read: PyTorch 2.11 compiles wrongly for a GPU
+            # what adds to overlapping slices in place.
+            moved = around[:, k - 1 - j : 2 * (k - 1) - j + length]
             if dhistory is None:
-                dhistory = torch.nn.functional.pad(
-                    seen * weight[j], (0, 0, 0, k - 1)
-                )
+                dhistory = moved * weight[j]
             else:
-                dhistory[:, j : j + length].addcmul_(seen, weight[j])
+                dhistory.addcmul_(moved, weight[j])
             tap = history[:, j : j + length]
             dweight.append((seen * tap).sum((0, 1)))
         dbias = g.sum((0, 1)) if ctx.has_bias else None
         return dhistory, torch.stack(dweight), dbias, None, None
+
+
+def _pad(g, k):
+    """`g` with k - 1 zeros before its first and after its last step."""
+    return torch.nn.functional.pad(g, (0, 0, k - 1, k - 1))
 
 
 def _seen(v, segments, j, k, reverse):
