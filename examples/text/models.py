@@ -19,7 +19,7 @@ from keras_ssm.layers import MambaBlock
 
 # From short trials on the embedded reviews.
 LEARNING_RATES = {
-    "mamba": 2e-3,
+    "mamba": 4e-3,
     "lstm": 4e-3,
     "transformer": 2e-3,
     "pooling": 2e-3,
