@@ -137,7 +137,9 @@ def forget(h, reset):
 
 def over_channels(states, v):
     """sum_e states * v: a matrix product, which XLA vectorises on a CPU."""
-    return jnp.matmul(states, jnp.swapaxes(v, -1, -2))
+    # A TPU would round its operands to bfloat16 otherwise.
+    v = jnp.swapaxes(v, -1, -2)
+    return jnp.matmul(states, v, precision=lax.Precision.HIGHEST)
 
 
 class Layout:
