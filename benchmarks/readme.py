@@ -11,6 +11,8 @@ import json
 import pathlib
 import re
 
+import text_classification
+
 from keras_ssm.ops.dispatch import PREFERENCES
 
 HERE = pathlib.Path(__file__).parent
@@ -76,24 +78,38 @@ def _speed():
     record = json.loads(path.read_text())
     machine = record["machine"]
     lines = [
-        f"Speed, medians in milliseconds of one run on {machine['cores']} "
-        f"cores ({machine['processor']}), float32, batch 2, length 1024, the "
-        "scan at 768 channels with 16 states, the layer at width "
-        f"{record['layer_width']}; `make bench` repeats it:",
+        f"Speed: medians of one run on {machine['cores']} cores "
+        f"({machine['processor']}), float32, batch 2, length 1024; the scan at "
+        "768 channels with 16 states, the layer at width "
+        f"{record['layer_width']}, that is as many channels. The first of each "
+        "group is ours. `make bench` repeats it.",
         "",
-        row("what", "ms"),
-        row("---", "---:"),
+        row("what", "ms", "ratio"),
+        row("---", "---:", "---:"),
     ]
+    first = {}
     for name, found in record["rows"].items():
-        lines.append(row(name, f"{found['median_ms']:.0f}"))
+        time = found["median_ms"]
+        ours = first.setdefault(name.split(", ")[0], time)
+        lines.append(row(name, f"{time:.0f}", f"{time / ours:.1f}"))
     return "\n".join(lines) + "\n"
 
 
 def _accuracy():
-    path = HERE / "results" / "text_classification.json"
-    if not path.exists():
-        return ""
-    return json.loads(path.read_text())["markdown"] + "\n"
+    parts = []
+    for path in sorted((HERE / "results").glob("text_classification*.json")):
+        report = json.loads(path.read_text())
+        setting = report["setting"]
+        parts.append(
+            f"Text classification on {setting['backend']}: 25,000 IMDB reviews "
+            "to learn from and as many to score on, "
+            f"{setting['seconds']:.0f} seconds of training for every neural "
+            "model, mean and standard deviation over seeds "
+            f"(`benchmarks/text_classification.py`, {path.name}):\n\n"
+            + text_classification.markdown(report["summary"])
+            + "\n"
+        )
+    return "\n".join(parts)
 
 
 def row(*cells):
