@@ -17,8 +17,8 @@ from text.vocabulary import Vocabulary
 
 EXAMPLE = pathlib.Path(text_classification.__file__)
 QUICK = (
-    "--width 8 --state-dim 2 --batch-size 8 --seconds 0 --epochs 6 "
-    "--patience 8 --learning-rate 0.05 --word-dropout 0 "
+    "--width 8 --state-dim 2 --batch-size 8 --seconds 0 --epochs 10 "
+    "--patience 10 --learning-rate 0.03 --word-dropout 0 "
     "--embedding-dropout 0 --dropout 0 "
     "--validation-fraction 0.2 --verbose 0"
 ).split()
@@ -62,7 +62,7 @@ def options():
 
 @pytest.mark.parametrize("model", text_classification.MODELS)
 def test_every_model_learns_and_predicts(model, run, tmp_path):
-    train = write_csv(tmp_path / "train.csv", 80)
+    train = write_csv(tmp_path / "train.csv", 160)
     names = [f"row {number}" for number in reversed(range(40))]
     test = write_csv(tmp_path / "test.csv", 40, 1, id=names)
     submission = tmp_path / "made" / "submission.csv"

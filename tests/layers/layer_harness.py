@@ -81,30 +81,32 @@ def mask_of(padding: str, length: int = LENGTH):
     return np.stack([position >= 0, position % 3 != 1, position == 4])
 
 
-def layer_gradients(layer, x, cotangent, **call):
+def layer_gradients(function, x, cotangent, of=None, **call):
     """Runs a layer and its adjoint.
 
     Args:
-        layer: A layer that returns one tensor.
+        function: A layer that returns one tensor, or a function of `x` that
+            uses one.
         x: Input, an array.
         cotangent: Gradient with respect to the output, an array.
+        of: The layer that a function uses.
         **call: Other arguments of the call.
 
     Returns:
         The output, and the gradients by the paths of the weights; that of
         the input is called "x".
     """
-    variables = layer.trainable_variables
+    variables = (of or function).trainable_variables
     inputs = {v.path: tensor(value(v), v.dtype) for v in variables}
     inputs["x"] = tensor(x, x.dtype.name)
 
-    def function(inputs):
+    def outputs(inputs):
         values = [(v, inputs[v.path]) for v in variables]
         with keras.StatelessScope(state_mapping=values):
-            return (layer(inputs["x"], **call),)
+            return (function(inputs["x"], **call),)
 
     def both(inputs, cotangent):
-        return gradients(function, inputs, (cotangent,))
+        return gradients(outputs, inputs, (cotangent,))
 
     cotangent = tensor(cotangent, x.dtype.name)
     (y,), found = compiled(both)(inputs, cotangent)

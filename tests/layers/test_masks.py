@@ -16,7 +16,7 @@ from layer_harness import (
     sequences,
 )
 
-import keras_ssm
+from keras_ssm.layers import Mamba
 
 
 def spoiled(x, mask, value):
@@ -42,7 +42,8 @@ def test_masked_positions_change_no_output_and_no_state(
 @both_directions
 def test_outputs_at_masked_positions_are_zero(layer_class, go_backwards):
     mask = mask_of("holes")
-    layer = make(layer_class, go_backwards=go_backwards)
+    bias = {"use_bias": True} if layer_class is Mamba else {}
+    layer = make(layer_class, go_backwards=go_backwards, **bias)
     x = spoiled(sequences(), mask, np.nan)
     y = as_array(layer(x, mask=mask))
     mask = mask[:, ::-1] if go_backwards else mask
@@ -75,7 +76,7 @@ def test_without_a_mask_nan_is_seen():
 
 def test_masks_of_integers_count_as_true_where_they_are_not_zero():
     x, mask = sequences(), mask_of("right")
-    layer = make(keras_ssm.layers.Mamba)
+    layer = make(Mamba)
     assert_same(
         as_array(layer(x, mask=mask.astype("int32"))),
         as_array(layer(x, mask=mask)),

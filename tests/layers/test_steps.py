@@ -10,8 +10,10 @@ from layer_harness import (
     as_array,
     assert_close,
     each_layer,
+    layer_gradients,
     make,
     mask_of,
+    needs_gradients,
     random_states,
     sequences,
     twin,
@@ -85,6 +87,29 @@ def test_a_step_keeps_the_state_of_masked_rows_whatever_they_hold(layer_class):
         assert_same(as_array(one)[1], other[1])
 
 
+@needs_gradients
+@each_layer
+def test_a_step_keeps_masked_rows_out_of_the_gradients(layer_class):
+    layer = make(layer_class)
+    state = random_states(layer)
+    live = np.array([True, False, True])
+    results = []
+    for spoiled in (0, np.nan):
+        x = sequences()[:, 0]
+        x[1] = spoiled
+        results.append(
+            layer_gradients(
+                lambda x: layer.step(x, state, mask=live)[0],
+                x,
+                sequences(seed=5)[:, 0],
+                of=layer,
+            )[1]
+        )
+    for name, expected in results[0].items():
+        assert np.abs(expected).max() > 0, name
+        assert_same(results[1][name], expected, name)
+
+
 @each_layer
 def test_a_step_builds_a_layer_that_is_not_built(layer_class):
     layer = layer_class(state_dim=4)
@@ -94,12 +119,13 @@ def test_a_step_builds_a_layer_that_is_not_built(layer_class):
     assert y.shape == (BATCH, WIDTH)
 
 
-def recurrent(layer, **options):
+def recurrent(layer, dtype=None, **options):
     """The layer as a cell of `keras.layers.RNN`."""
     return keras.layers.RNN(
-        StepCell(layer, WIDTH),
+        StepCell(layer, WIDTH, dtype=dtype),
         return_sequences=True,
         zero_output_for_mask=True,
+        dtype=dtype,
         **options,
     )
 
