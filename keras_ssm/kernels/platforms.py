@@ -74,7 +74,7 @@ def _run_jax():
             for platform, implementation in chosen
         }
         if len({implementation for _, implementation in chosen}) == 1:
-            return branches["cpu"](*tensors)
+            return next(iter(branches.values()))(*tensors)
         gpu = branches.pop("gpu")
         return jax.lax.platform_dependent(
             *tensors, **branches, cuda=gpu, rocm=gpu

@@ -27,7 +27,7 @@ from keras_ssm.kernels import platforms  # noqa: TID251
 # over single steps is bound by kernel launches, on a CPU by arithmetic.
 PREFERENCES = {
     ("selective_scan", "jax"): {
-        "cpu": ("lax", "lax_associative", "portable"),
+        "cpu": ("lax", "lax_associative", "numba", "portable"),
         "gpu": ("lax_associative", "lax", "portable"),
         "tpu": ("lax", "lax_associative", "portable"),
     },
@@ -36,12 +36,12 @@ PREFERENCES = {
         "gpu": ("xla_associative", "xla", "portable"),
     },
     ("selective_scan", "torch"): {
-        "cpu": ("torch", "portable"),
+        "cpu": ("torch", "numba", "portable"),
         "gpu": ("torch", "portable"),
     },
     ("selective_scan", "numpy"): {"cpu": ("portable",)},
     ("causal_conv1d", "jax"): {
-        "cpu": ("lax", "portable"),
+        "cpu": ("lax", "numba", "portable"),
         "gpu": ("lax", "portable"),
         "tpu": ("lax", "portable"),
     },
@@ -50,7 +50,7 @@ PREFERENCES = {
         "gpu": ("xla", "portable"),
     },
     ("causal_conv1d", "torch"): {
-        "cpu": ("torch", "portable"),
+        "cpu": ("torch", "numba", "portable"),
         "gpu": ("torch", "portable"),
     },
     ("causal_conv1d", "numpy"): {"cpu": ("portable",)},
@@ -64,7 +64,7 @@ PREFERENCES = {
 }
 
 # Implementation -> third-party package that it needs beside its backend.
-PACKAGES: dict[str, str] = {}
+PACKAGES = {"numba": "numba"}
 
 _PINNED = contextvars.ContextVar("keras_ssm_implementation", default=None)
 
@@ -120,6 +120,9 @@ def run(op: str, tensors: tuple, options: dict, implementation=None):
     """
     backend = keras.config.backend()
     rows = PREFERENCES[op, backend]
+    if backend == "jax" and implementation is not None:
+        # A name that exists for some platforms is strict about those alone.
+        rows = {p: n for p, n in rows.items() if implementation in n} or rows
     chosen = {
         platform: _select(op, rows[platform], tensors, options, implementation)
         for platform in platforms.candidates(backend, tensors[0], tuple(rows))

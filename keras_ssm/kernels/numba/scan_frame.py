@@ -1,0 +1,46 @@
+"""The frame of a selective scan: its sizes, flags and tensors."""
+
+from keras_ssm.kernels.numba.frames import SIZES
+from keras_ssm.kernels.numba.vectors import LANES
+
+# Sizes and flags in a frame.
+ROWS, LENGTH, CHANNELS, GROUPS, STATES = range(SIZES, SIZES + 5)
+CHUNK, PARTS, SOFTPLUS, REVERSE = range(SIZES + 5, SIZES + 9)
+# Tensors in a frame. `Y`, `END` and `STARTS` are what the forward pass
+# writes; the backward pass finds `dy` and the gradient of the end there.
+X, DT, A, B, C, D, Z, BIAS, STATE, MASK, RESETS = range(11)
+Y, END, STARTS = range(11, 14)
+DX, DDT, DA, DB, DC, DD, DZ, DBIAS, DSTATE = range(14, 23)
+
+
+def chunk_of(n: int) -> int:
+    """Steps in a chunk for a state of size n.
+
+    So few that what a backward pass sums up in one fits the fastest cache, if
+    it can; so many that saved states take no more than twice the memory of x.
+    """
+    return min(32, max(8, 128 // n, n // 2))
+
+
+def parts_of(shape, groups: int, threads: int) -> int:
+    """How many sums of the gradients of B and C to make in each group.
+
+    Four tasks for each thread end at about the same time.
+    """
+    b, _, d = shape
+    blocks = -(-d // (groups * LANES))
+    return min(blocks, -(-4 * threads // (b * groups)))
+
+
+def sizes(shape, maps, parts: int, dt_softplus: bool, reverse: bool):
+    """Sizes and flags of a frame.
+
+    Args:
+        shape: `(b, l, d)`.
+        maps: The shape of B, `(b, l, g, n)`.
+        parts: Tasks for each group of a row in a backward pass.
+        dt_softplus: Whether step sizes pass through softplus.
+        reverse: Whether the scan runs from the end.
+    """
+    g, n = maps[2:]
+    return (*shape, g, n, chunk_of(n), parts, dt_softplus, reverse)

@@ -1,0 +1,102 @@
+"""Runs the numba kernels on eight simulated devices; `test_numba.py` calls it.
+
+Arrays are split by batch, by channel and by both. The gradients have to be
+those of one device, and the compiled program must gather nothing.
+"""
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from keras_ssm.kernels import platforms
+from keras_ssm.kernels.numba import causal_conv1d, selective_scan
+
+MESH = Mesh(np.array(jax.devices()).reshape(4, 2), ("rows", "channels"))
+B, L, D, N, K = 4, 64, 64, 16, 4
+
+
+def scan_loss(*given):
+    y, state = selective_scan.selective_scan(
+        *given, None, None, dt_softplus=True, reverse=False
+    )
+    return (y**2).sum() + (state**2).sum()
+
+
+def conv_loss(x, weight, bias, state):
+    y = causal_conv1d.causal_conv1d(
+        x, weight, bias, state, None, activation="silu", reverse=True
+    )
+    return (y**2).sum()
+
+
+def scan_specs(b, d):
+    maps, steps = P(b), P(b, None, d)
+    parameter, state = P(d), P(b, d)
+    return [
+        steps,
+        steps,
+        parameter,
+        maps,
+        maps,
+        parameter,
+        steps,
+        parameter,
+    ] + [state]
+
+
+def conv_specs(b, d):
+    return [P(b, None, d), P(None, d), P(d), P(b, None, d)]
+
+
+def random_arrays(shapes):
+    random = np.random.default_rng(0)
+    return [random.normal(size=shape).astype(np.float32) for shape in shapes]
+
+
+def check(loss, given, specs):
+    grad = jax.jit(jax.value_and_grad(loss, argnums=tuple(range(len(given)))))
+    wanted = grad(*given)
+    split = [
+        jax.device_put(v, NamedSharding(MESH, spec))
+        for v, spec in zip(given, specs, strict=True)
+    ]
+    program = grad.lower(*split).compile().as_text()
+    assert "all-gather" not in program and "all-to-all" not in program
+    compare(grad(*split), wanted)
+
+
+def check_shard_map(given):
+    specs = tuple(scan_specs("rows", None))
+
+    def of_rows(*given):
+        loss = scan_loss(*platforms._vary_alike(given))
+        return jax.lax.psum(loss, ("rows",))
+
+    whole = jax.shard_map(of_rows, mesh=MESH, in_specs=specs, out_specs=P())
+    places = tuple(range(len(given)))
+    found = jax.jit(jax.value_and_grad(whole, argnums=places))(*given)
+    compare(found, jax.value_and_grad(scan_loss, argnums=places)(*given))
+
+
+def compare(found, wanted):
+    for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()
+
+
+def main():
+    steps, maps = (B, L, D), (B, L, 1, N)
+    scan = random_arrays(
+        [steps, steps, (D, N), maps, maps, (D,), steps, (D,), (B, D, N)]
+    )
+    scan[2] = -np.exp(scan[2])
+    conv = random_arrays([steps, (K, D), (D,), (B, K - 1, D)])
+    for b, d in (("rows", None), (None, "channels"), ("rows", "channels")):
+        check(scan_loss, scan, scan_specs(b, d))
+        check(conv_loss, conv, conv_specs(b, d))
+    check_shard_map(scan)
+
+
+if __name__ == "__main__":
+    main()
