@@ -5,6 +5,8 @@ there. Those of the op get the same inputs, and are checked against the float64
 reference before they are handed out.
 """
 
+from functools import partial
+
 import cases
 import harness
 import keras
@@ -99,11 +101,13 @@ def _jax(inputs, sequence):
 
     forward = {
         "jax scan forward, keras_ssm": keras_ssm.ops.selective_scan,
+        "jax scan forward, keras_ssm numba": _with_numba,
         "jax scan forward, jax.lax.associative_scan": associative,
         "jax scan forward, jax.lax.scan": scan,
     }
     both = {
         "jax scan forward+backward, keras_ssm": keras_ssm.ops.selective_scan,
+        "jax scan forward+backward, keras_ssm numba": _with_numba,
         "jax scan forward+backward, autodiff of jax.lax.scan": scan,
     }
     candidates = {}
@@ -117,6 +121,10 @@ def _jax(inputs, sequence):
         candidates[name] = _blocking(function, arguments, dy)
     candidates.update(_jax_layers(sequence))
     return candidates
+
+
+def _with_numba(*arguments):
+    return keras_ssm.ops.selective_scan(*arguments, implementation="numba")
 
 
 def _blocking(function, *arguments):
@@ -224,22 +232,27 @@ def _torch(inputs, sequence):
 
     *arguments, dy = inputs.tensors()
 
-    def forward():
+    def forward(scan):
         with torch.no_grad():
-            return keras_ssm.ops.selective_scan(*arguments)
+            return scan(*arguments)
 
-    def both():
+    def both(scan):
         leaves = [v.detach().requires_grad_() for v in arguments]
-        y = keras_ssm.ops.selective_scan(*leaves)
+        y = scan(*leaves)
         return y.detach(), torch.autograd.grad(y, leaves, dy)
 
-    inputs.check(forward())
-    inputs.check(*both())
-    return {
-        "torch scan forward, keras_ssm": forward,
-        "torch scan forward+backward, keras_ssm": both,
-        **_torch_layers(sequence),
-    }
+    candidates = {}
+    for title, scan in {
+        "keras_ssm": keras_ssm.ops.selective_scan,
+        "keras_ssm numba": _with_numba,
+    }.items():
+        inputs.check(forward(scan))
+        inputs.check(*both(scan))
+        candidates |= {
+            f"torch scan forward, {title}": partial(forward, scan),
+            f"torch scan forward+backward, {title}": partial(both, scan),
+        }
+    return candidates | _torch_layers(sequence)
 
 
 def _torch_layers(sequence):

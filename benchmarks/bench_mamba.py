@@ -27,7 +27,15 @@ HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results" / "bench_mamba.json"
 CASE = "mamba_small_l1024"
 WIDTH = 384  # of the layer, whose recurrence then has 768 channels
-PACKAGES = ("jax", "keras", "mambapy", "numpy", "tensorflow-cpu", "torch")
+PACKAGES = (
+    "jax",
+    "keras",
+    "mambapy",
+    "numba",
+    "numpy",
+    "tensorflow-cpu",
+    "torch",
+)
 
 
 def main():
