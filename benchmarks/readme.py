@@ -84,7 +84,9 @@ def _speed():
         f"({machine['processor']}), float32, batch 2, length 1024; the scan at "
         "768 channels with 16 states, the layer at width "
         f"{record['layer_width']}, that is as many channels. The first of each "
-        "group is ours. `make bench` repeats it.",
+        "group is ours. Neighbours slow many small parallel steps most: the "
+        "ratios to LSTMs flatter us and are not those of a quiet machine. "
+        "`make bench` repeats it.",
         "",
         row("what", "ms", "ratio"),
         row("---", "---:", "---:"),
