@@ -49,14 +49,6 @@ def widen(tensors):
     ]
 
 
-def narrow(gradients, tensors):
-    """Gradients in the dtypes of their tensors, `None` for absent ones."""
-    gradients = iter(gradients)
-    return [
-        None if v is None else next(gradients).astype(v.dtype) for v in tensors
-    ]
-
-
 def threads() -> int:
     """How many threads a kernel may have work for."""
     return os.cpu_count() or 1

@@ -1,10 +1,10 @@
 """Kernels as a primitive of JAX, which decides late how to compute them.
 
-A program that is exported shall run where this library is not installed, and
-gets operations of XLA instead of a call into this process. Elsewhere the call
-is partitioned: arrays that lie on several devices are split by batch `b` and
-by channel `d`, and nothing else is gathered. Sums over a split axis are made
-by the devices together.
+A program that is exported shall run where this library is not installed: where
+a call of the kernel could not, it gets operations of XLA instead. Elsewhere
+the call is partitioned: arrays that lie on several devices are split by batch
+`b` and by channel `d`, and nothing else is gathered. Sums over a split axis
+are made by the devices together.
 """
 
 import dataclasses
@@ -24,13 +24,15 @@ class Kernel:
 
     Args:
         direct: Calls the kernel: a function of the tensors, then the options,
-            that returns a list.
-        exported: The same in operations of XLA.
+            and of the platform by keyword, that returns a list.
+        exported: The same in operations of XLA, without a platform.
         options: The plain arguments.
         inputs: The axes of each tensor, for example "b l d".
         outputs: The axes of each result.
+        dtypes: The dtype of each result.
         split: The axes that may be split over devices.
         sizes: Sizes of axes that no tensor has.
+        exports: The platforms for which the call itself can be exported.
     """
 
     direct: Callable
@@ -38,8 +40,10 @@ class Kernel:
     options: tuple
     inputs: tuple
     outputs: tuple
+    dtypes: tuple
     split: tuple
     sizes: tuple = ()
+    exports: tuple = ()
 
     def __call__(self, *tensors):
         """The results; tensors may be `None`."""
@@ -47,12 +51,12 @@ class Kernel:
         call = jax.custom_batching.sequential_vmap(_partitioned(self, present))
         return call(*(tensors[k] for k in present))
 
-    def on(self, tensors, present, function):
+    def on(self, tensors, present, function, **keywords):
         """Calls a function with `None` for tensors that are not present."""
         given: list = [None] * len(self.inputs)
         for k, v in zip(present, tensors, strict=True):
             given[k] = v
-        return function(*given, *self.options)
+        return function(*given, *self.options, **keywords)
 
 
 _primitive = Primitive("keras_ssm_kernel")
@@ -74,31 +78,39 @@ def _shapes(*tensors, kernel, present):
     return [
         tensors[0].update(
             shape=tuple(sizes[axis] for axis in axes.split()),
+            dtype=dtype,
             weak_type=False,
             sharding=NamedSharding(
                 tensors[0].sharding.mesh,
                 PartitionSpec(*[None] * len(axes.split())),
             ),
         )
-        for axes in kernel.outputs
+        for axes, dtype in zip(kernel.outputs, kernel.dtypes, strict=True)
     ]
 
 
-def _lower(ctx, *tensors, kernel, present):
+def _lower(platform, ctx, *tensors, kernel, present):
     def exported(*tensors):
         return kernel.on(tensors, present, kernel.exported)
 
     def direct(*tensors):
-        return kernel.on(tensors, present, kernel.direct)
+        on = functools.partial(kernel.direct, platform=platform)
+        return kernel.on(tensors, present, on)
 
     # Where JAX does not say, the call stays one, which JAX refuses to export.
     parameters = ctx.module_context.lowering_parameters
     for_export = getattr(parameters, "for_export", False)
+    for_export = for_export and platform not in kernel.exports
     function = exported if for_export else direct
     return mlir.lower_fun(function, multiple_results=True)(ctx, *tensors)
 
 
-mlir.register_lowering(_primitive, _lower)
+for _platform in ("cpu", "gpu", "tpu"):
+    mlir.register_lowering(
+        _primitive,
+        functools.partial(_lower, _platform),
+        platform=_platform,
+    )
 
 
 def _partitioned(kernel, present):
