@@ -36,6 +36,7 @@ from keras_ssm.kernels.numba.vectors import (
     jit,
     load,
     load_lanes,
+    prefetch,
     sigmoid,
     size_of,
     splat,
@@ -54,6 +55,8 @@ DX, DWEIGHT, DBIAS, DSTATE = range(6, 10)
 
 # Sums over so many steps are added up by themselves.
 _STEPS = 64
+# Steps from when memory is asked for until it is read or written.
+_AHEAD = 4
 
 
 def sizes(shape, taps: int, threads: int, activation, reverse: bool):
@@ -96,6 +99,7 @@ def _forward_part(f, zero, row, begin, end, spare):
         at_y = step_of(f, Y, row, _time(f, s))
         for first in range(begin, end, LANES):
             count = min(LANES, d - first)
+            _ask_for_later(f, zero, row, s, first)
             p = _bias(f, zero, first, count, spare)
             for j in range(seen):
                 at = (k - 1 - j) * d + first
@@ -145,6 +149,7 @@ def _backward_part(f, zero, row, begin, end, spare, scratch):
             count = min(LANES, d - first)
             ring = scratch + (first - begin) // LANES * lines * line
             sums = ring + k * line
+            _ask_for_later(f, zero, row, s, first)
             g = load_lanes(zero, address(f, Y), at_y + first, count, spare)
             if f[SILU]:
                 p = _bias(f, zero, first, count, spare)
@@ -180,6 +185,13 @@ def _backward_part(f, zero, row, begin, end, spare, scratch):
         v = load(zero, total, k * LANES)
         at = row * d + first
         store_lanes(address(f, DBIAS), at, v, count, spare, zero)
+
+
+@inline
+def _ask_for_later(f, zero, row, s, first):
+    t = _time(f, s + _AHEAD)
+    prefetch(zero, address(f, X), step_of(f, X, row, t) + first)
+    prefetch(zero, address(f, Y), step_of(f, Y, row, t) + first)
 
 
 @inline

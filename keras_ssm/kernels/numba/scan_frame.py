@@ -16,10 +16,10 @@ DX, DDT, DA, DB, DC, DD, DZ, DBIAS, DSTATE = range(14, 23)
 def chunk_of(n: int) -> int:
     """Steps in a chunk for a state of size n.
 
-    So few that what a backward pass sums up in one fits the fastest cache, if
-    it can; so many that saved states take no more than twice the memory of x.
+    So few that what a backward pass recomputes in one stays in a core's cache;
+    so many that saved states take about the memory of x, if they can.
     """
-    return min(32, max(8, 128 // n, n // 2))
+    return min(32, max(16, 256 // n, n))
 
 
 def parts_of(shape, groups: int, threads: int) -> int:

@@ -62,6 +62,7 @@ from keras_ssm.kernels.numba.scan_memory import (
     load_saved,
     load_state,
     masked,
+    prefetch_saved,
     resets_at,
     save_state,
     store_state,
@@ -77,6 +78,7 @@ from keras_ssm.kernels.numba.vectors import (
     jit,
     load,
     load_lanes,
+    prefetch,
     put,
     sigmoid,
     size_of,
@@ -89,6 +91,9 @@ from keras_ssm.kernels.numba.vectors import (
 )
 
 _LN2 = 0.6931471805599453
+# Steps from when memory is asked for until it is used. A block uses one line
+# of the cache a step, each far from the one before, which no hardware foresees.
+_AHEAD = 8
 
 
 @jit
@@ -127,6 +132,12 @@ def _forward_block(f, zero, row, group, first, count, scratch):
     b_at, c_at, y_at = address(f, B), address(f, C), address(f, Y)
     for s in range(length):
         t = length - 1 - s if f[REVERSE] else s
+        ahead = t - _AHEAD if f[REVERSE] else t + _AHEAD
+        _ask_for(f, zero, X, row, ahead, first)
+        _ask_for(f, zero, DT, row, ahead, first)
+        _ask_for(f, zero, Y, row, ahead, first)
+        if z_at != 0:
+            _ask_for(f, zero, Z, row, ahead, first)
         if s % q == 0 and address(f, STARTS) != 0:
             save_state(f, zero, row, s // q, first, count, h, spare)
         at_y = step_of(f, Y, row, t) + first
@@ -158,6 +169,11 @@ def _forward_block(f, zero, row, group, first, count, scratch):
             y = y * (z * sigmoid(z))
         store_lanes(y_at, at_y, y, count, spare, zero)
     store_state(f, zero, END, row, first, count, h)
+
+
+@inline
+def _ask_for(f, zero, tensor, row, t, first):
+    prefetch(zero, address(f, tensor), step_of(f, tensor, row, t) + first)
 
 
 @jit
@@ -267,6 +283,14 @@ def _backward_block(
     for k in range(steps):
         t = length - 1 - s0 - k if f[REVERSE] else s0 + k
         i = k * n * LANES
+        # For the way back.
+        _ask_for(f, zero, Y, row, t, first)
+        at_x = (row * length + t) * f[CHANNELS] + first
+        prefetch(zero, address(f, DX), at_x)
+        prefetch(zero, address(f, DDT), at_x)
+        if z_at != 0:
+            _ask_for(f, zero, Z, row, t, first)
+            prefetch(zero, address(f, DZ), at_x)
         if masked(f, row, t):
             for j in range(i, i + n * LANES, LANES):
                 store(states, j + n * LANES, load(zero, states, j))
@@ -297,9 +321,13 @@ def _backward_block(
 
     clear(da, n, none)
     dskip, dbias = none, none
+    prefetch_saved(f, zero, row, s0 // q, first + LANES)
     for k in range(steps - 1, -1, -1):
         t = length - 1 - s0 - k if f[REVERSE] else s0 + k
         i = k * n * LANES
+        # For the next block.
+        _ask_for(f, zero, X, row, t, first + LANES)
+        _ask_for(f, zero, DT, row, t, first + LANES)
         at_x = (row * length + t) * f[CHANNELS] + first
         if masked(f, row, t):
             store_lanes(address(f, DX), at_x, none, count, spare, zero)

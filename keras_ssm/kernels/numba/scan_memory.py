@@ -20,6 +20,7 @@ from keras_ssm.kernels.numba.vectors import (
     jit,
     load,
     load_lanes,
+    prefetch,
     put,
     splat,
     store,
@@ -107,3 +108,10 @@ def load_saved(f, zero, row, chunk, first, count, h, spare):
         index = at + j * f[CHANNELS]
         v = load_lanes(zero, address(f, STARTS), index, count, spare)
         store(h, j * LANES, v)
+
+
+@inline
+def prefetch_saved(f, zero, row, chunk, first):
+    at = _saved(f, row, chunk, first)
+    for j in range(f[STATES]):
+        prefetch(zero, address(f, STARTS), at + j * f[CHANNELS])

@@ -165,6 +165,27 @@ def store(typing_context, address, index, vector):
 
 
 @intrinsic
+def prefetch(typing_context, zero, address, index):
+    """Asks for the memory at `index`, which need not be there, early."""
+
+    def codegen(context, builder, sig, args):
+        element = context.get_value_type(zero)
+        pointer = _pointer(builder, args[1], args[2], element)
+        flag = ir.IntType(32)
+        byte = ir.IntType(8).as_pointer()
+        type_ = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [byte], type_
+        )
+        # To read, to be kept in every cache, data.
+        how = [ir.Constant(flag, value) for value in (0, 3, 1)]
+        builder.call(function, [builder.bitcast(pointer, byte), *how])
+        return context.get_dummy_value()
+
+    return types.void(zero, types.int64, types.int64), codegen
+
+
+@intrinsic
 def splat(typing_context, number):
     """A vector of one number."""
     vector = Vector(number)
