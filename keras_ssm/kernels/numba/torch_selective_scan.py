@@ -147,11 +147,14 @@ class _Scan(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         *tensors, ctx.dt_softplus, ctx.reverse, _ = inputs
         ctx.mark_non_differentiable(output[2])
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors, output[2])
 
     @staticmethod
     def backward(ctx, dy, dend, _):
         *tensors, starts = ctx.saved_tensors
+        dy = torch.zeros_like(tensors[0]) if dy is None else dy
+        dend = torch.zeros_like(tensors[8]) if dend is None else dend
         gradients = _Gradient.apply(
             *(*tensors, dy, dend, starts), ctx.dt_softplus, ctx.reverse
         )
