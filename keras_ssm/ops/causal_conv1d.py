@@ -130,14 +130,16 @@ def _last_inputs(x, state, packing, resets, reverse):
     taps = state.shape[1]
     if taps == 0:
         return state
+    if packing is None and resets is None:
+        # Of a long sequence, only its end is copied.
+        x = x[:, :taps] if reverse else x[:, -taps:]
     if reverse:
         x = ops.flip(x, axis=1)
         resets = None if resets is None else ops.flip(resets, axis=1)
-    length = ops.shape(x)[1]
 
     def last(history):
         if packing is None:
-            return history[:, length:]
+            return history[:, -taps:]
         steps = ops.expand_dims(packing.count, 1) + ops.arange(taps)
         return take_steps(history, steps)
 
