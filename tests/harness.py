@@ -1,6 +1,7 @@
 """What tests need from a backend: tensors, gradients and compilation."""
 
 import functools
+import importlib.util
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ from cases import PER_STEP
 from compare import as_array, assert_close
 
 import keras_ssm
+from keras_ssm.kernels import platforms
 from keras_ssm.ops import dispatch
 
 BACKEND = keras.config.backend()
@@ -30,15 +32,20 @@ def only_on(backend: str) -> None:
 
 
 def implementations(op: str, gradients: bool = False) -> list[str]:
-    """Names of the implementations of an op on this backend.
+    """Names of the implementations of an op that this machine can run.
 
     Args:
         op: Name of the op.
         gradients: Leaves out what promises none.
     """
-    rows = dispatch.PREFERENCES[op, BACKEND].values()
-    names = dict.fromkeys(name for names in rows for name in names)
-    return [name for name in names if not gradients or name != "portable"]
+    names = dispatch.PREFERENCES[op, BACKEND][platforms.here(BACKEND)]
+    return [
+        name
+        for name in names
+        if dispatch.PACKAGES.get(name) is None
+        or importlib.util.find_spec(dispatch.PACKAGES[name])
+        if not gradients or name != "portable"
+    ]
 
 
 def each_implementation(gradients: bool = False):

