@@ -124,9 +124,9 @@ CASES = [
     Case("long_text", b=2, l=1000, d=5, n=16, initial_state=True, **MAMBA),
     *(
         Case(
-            f"mamba_{size}_l{length}",
-            b=batch,
-            l=length,
+            f"mamba_{size}_b{b}_l{l}",
+            b=b,
+            l=l,
             d=d,
             n=16,
             use="benchmark",
@@ -140,7 +140,11 @@ CASES = [
             ("1_4b", 4096),
             ("2_8b", 5120),
         )
-        for batch, length in ((2, 1024), (1, 8192))
+        for b, l in (
+            *((1, 256), (8, 256), (64, 256)),
+            *((2, 1024), (8, 2048), (1, 8192)),
+            *((1, 2**16), (1, 2**20)),
+        )
     ),
     *(
         Case(f"sweep_l{l}_k{k}_{name}", l=l, k=k, use="slow", **flags)
