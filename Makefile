@@ -53,9 +53,13 @@ lint: $(VENV)/installed-all
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-## Times the ops and the layer on every backend; see benchmarks/README.md.
+## Times ops, layers and steps on every backend, ours and peers:
+## make bench SETTING=full. See benchmarks/README.md.
+SETTING ?= quick
 bench: $(VENV)/installed-all
-	$(VENV)/bin/python benchmarks/bench_mamba.py
+	$(VENV)/bin/python benchmarks/bench.py --setting $(SETTING)
+	$(VENV)/bin/python benchmarks/plots.py
+	$(VENV)/bin/python benchmarks/readme.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

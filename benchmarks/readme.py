@@ -11,6 +11,7 @@ import json
 import pathlib
 import re
 
+import report
 import text_classification
 
 from keras_ssm.ops.dispatch import PREFERENCES
@@ -22,6 +23,11 @@ BACKENDS = {
     "jax": "JAX",
     "tensorflow": "TensorFlow",
     "numpy": "NumPy",
+}
+
+PICTURES = {
+    "lengths": "Time and peak memory against length",
+    "peers": "Ours, peers and limits",
 }
 
 
@@ -52,8 +58,8 @@ def matrix():
     """Backend and device × op → implementations, the default in bold."""
     ops = list(dict.fromkeys(op for op, _ in PREFERENCES))
     lines = [
-        row("", *(f"`{op}`" for op in ops)),
-        row(*["---"] * (len(ops) + 1)),
+        report.row("", *(f"`{op}`" for op in ops)),
+        report.row(*["---"] * (len(ops) + 1)),
     ]
     for backend, title in BACKENDS.items():
         for platform in PREFERENCES[ops[0], backend]:
@@ -61,7 +67,7 @@ def matrix():
             for op in ops:
                 first, *others = PREFERENCES[op, backend][platform]
                 cells.append(", ".join([f"**{first}**", *others]))
-            lines.append(row(f"{title}, {platform.upper()}", *cells))
+            lines.append(report.row(f"{title}, {platform.upper()}", *cells))
     return "\n".join(lines) + "\n"
 
 
@@ -72,31 +78,31 @@ def figures():
 
 
 def _speed():
-    path = HERE / "results" / "bench_mamba.json"
-    if not path.exists():
-        return ""
+    """What `bench.py` has measured, on each machine that left a record."""
+    records = (HERE / "results").glob("bench*.json")
+    return "\n".join(_speed_of(path) for path in sorted(records))
+
+
+def _speed_of(path):
     record = json.loads(path.read_text())
     machine = record["machine"]
-    runs = min(found["runs"] for found in record["rows"].values())
-    lines = [
-        f"Speed: the fastest of {runs} calls, in one run on a machine of "
-        f"{machine['cores']} cores with neighbours "
-        f"({machine['processor']}), float32, batch 2, length 1024; the scan at "
-        "768 channels with 16 states, the layer at width "
-        f"{record['layer_width']}, that is as many channels. The first of each "
-        "group is ours. Neighbours slow many small parallel steps most: the "
-        "ratios to LSTMs flatter us and are not those of a quiet machine. "
-        "`make bench` repeats it.",
-        "",
-        row("what", "ms", "ratio"),
-        row("---", "---:", "---:"),
+    devices = ", ".join(dict.fromkeys(record["devices"].values()))
+    if devices == "cpu":
+        devices = f"{machine['cores']} cores of {machine['processor']}"
+    parts = [
+        f"Speed on {devices}, {record['settings']['dtype']} "
+        f"(`make bench`, {path.name}; the load of the machine was "
+        f"{record['load_before']} before and {record['load_after']} after "
+        "it, the run itself counted). Times are the fastest of "
+        "their samples. [benchmarks/README.md](benchmarks/README.md) says how "
+        "to read and repeat them.",
     ]
-    first = {}
-    for name, found in record["rows"].items():
-        time = found["min_ms"]
-        ours = first.setdefault(name.split(", ")[0], time)
-        lines.append(row(name, f"{time:.0f}", f"{time / ours:.1f}"))
-    return "\n".join(lines) + "\n"
+    parts += [
+        f"![{text}](benchmarks/results/{picture.name})"
+        for name, text in PICTURES.items()
+        if (picture := path.with_name(f"{path.stem}_{name}.png")).exists()
+    ]
+    return "\n\n".join([*parts, report.targets_table(record)]) + "\n"
 
 
 def _accuracy():
@@ -114,10 +120,6 @@ def _accuracy():
             + "\n"
         )
     return "\n".join(parts)
-
-
-def row(*cells):
-    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,61 @@
+"""Other people's ways to compute what our ops compute."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+
+import keras
+
+from candidates import BOTH, FORWARD
+
+
+@dataclasses.dataclass
+class Peer:
+    """A way to compute an op.
+
+    Args:
+        function: Takes the op's arguments by name, and returns y.
+        passes: What it can do.
+        wide: In which of them it holds the state of every step.
+        xla: Whether it compiles under XLA.
+        layout: Turns a dictionary of tensors into its own layout, and back.
+    """
+
+    function: Callable
+    passes: tuple[str, ...] = (FORWARD, BOTH)
+    wide: tuple[str, ...] = ()
+    xla: bool = True
+    layout: Callable = dict
+
+
+def peers(problem) -> dict[str, Peer]:
+    """Those that can compute a problem with this backend, by name."""
+    found = {}
+    if problem.bare:
+        found["keras.ops.associative_scan"] = Peer(
+            associative_scan,
+            wide=(FORWARD, BOTH),
+            # It does not compile there from some length on.
+            xla=keras.config.backend() != "tensorflow",
+        )
+    module = f"candidates.op_peers_{keras.config.backend()}"
+    if importlib.util.find_spec(module):
+        found |= importlib.import_module(module).peers(problem)
+    return found
+
+
+def maps(x, dt, A, B):
+    """`h[t] = a[t] h[t-1] + u[t]`: a and u, `(b, l, d, n)` each."""
+    a = keras.ops.exp(dt[..., None] * A)
+    return a, (dt * x)[..., None] * B[:, :, None]
+
+
+def compose(first, second):
+    """The map `second` after the map `first`."""
+    return first[0] * second[0], second[0] * first[1] + second[1]
+
+
+def associative_scan(x, dt, A, B, C):
+    """The recurrence as `keras.ops.associative_scan` over its maps."""
+    _, h = keras.ops.associative_scan(compose, maps(x, dt, A, B), axis=1)
+    return keras.ops.einsum("bldn,bln->bld", h, C)

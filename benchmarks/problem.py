@@ -1,0 +1,203 @@
+"""What an op is asked to compute in a case, and whether an answer is right."""
+
+import dataclasses
+import functools
+
+import cases
+import harness
+import keras
+import numpy as np
+import oracle
+from compare import TOLERANCES, as_array, relative_error
+
+# Random numbers are drawn for as many elements and repeated over time.
+DRAWN = 2**22
+# States that the float64 reference may hold: (b, l, d, n) of a sample.
+HELD = 2**23
+# The reference of a longer sequence starts that many steps before its end.
+# The first half is there to be forgotten, the second is compared: with the
+# step sizes of the cases a state has lost all but exp(-80) after so long.
+WINDOW = 8192
+
+CHANNEL_AXES = {
+    **dict.fromkeys(("x", "dt", "z"), 2),
+    **dict.fromkeys(("A", "D", "dt_bias", "bias"), 0),
+    "weight": 1,
+}
+
+
+class Problem:
+    """The arguments of an op on the device, and a check of what it returns.
+
+    A float64 reference of the whole would hold a state for every step. So the
+    check takes a sample of rows, channels and steps, and a gradient with
+    respect to y that is 0 outside of it: then the sample alone decides the
+    gradients of everything, also of what is summed over channels.
+
+    Args:
+        op: "selective_scan" or "causal_conv1d".
+        case: The case, without mask, segments and state.
+        dtype: Dtype of the tensors.
+        bare: Whether to ask for the recurrence alone, `x, dt, A, B, C`.
+        checked: Whether `error` compares anything.
+    """
+
+    def __init__(
+        self, op: str, case, dtype="float32", bare=False, checked=True
+    ):
+        self.op, self.case, self.dtype, self.bare = op, case, dtype, bare
+        self._checked = checked
+        drawn = dataclasses.replace(case, l=_period(case))
+        arrays, self.options = cases.make_inputs(op, drawn)
+        if bare:
+            arrays = _bare(arrays, self.options)
+            self.options = {**self.options, "dt_softplus": False}
+        (self._dy, _) = cases.make_cotangents(op, drawn)
+        self._arrays = harness.rounded(arrays, dtype)
+        self._dy = harness.rounded({"dy": self._dy}, dtype)["dy"]
+        self._sample = _Sample(case)
+
+    @functools.cached_property
+    def arguments(self) -> dict:
+        """The tensors, by name."""
+        return {
+            name: self._long(name, tensor)
+            for name, tensor in harness.tensors(
+                self._arrays, self.dtype
+            ).items()
+        }
+
+    @functools.cached_property
+    def dy(self):
+        """A random gradient with respect to y, `(b, l, d)`."""
+        return self._long("x", harness.tensor(self._dy, self.dtype))
+
+    def sampled_dy(self):
+        """The same, 0 outside of the sample."""
+        b, l, d = self.dy.shape
+        mask = self._sample.mask(b, l, d)
+        masks = (keras.ops.convert_to_tensor(m, self.dtype) for m in mask)
+        return functools.reduce(keras.ops.multiply, masks, self.dy)
+
+    def error(self, y, gradients=None) -> float | None:
+        """The largest relative error, of y and of every gradient.
+
+        Raises:
+            ArithmeticError: If one of them misses the float64 reference.
+        """
+        if not self._checked:
+            return None
+        expected = self._solve("float64")
+        found = {"y": (y, expected.y, "forward")}
+        for name, gradient in (gradients or {}).items():
+            found[name] = gradient, expected.gradients[name], "gradient"
+        return max(self._error_of(name, *v) for name, v in found.items())
+
+    def _error_of(self, name, actual, expected, kind):
+        wide = name in harness.FLOAT32_PARAMETERS
+        tolerance = TOLERANCES["float32" if wide else self.dtype][kind]
+        actual = as_array(self._sample.of_tensor(name, actual))
+        if name == "y":
+            compared = self._sample.compared
+            actual, expected = actual[:, -compared:], expected[:, -compared:]
+        try:
+            error = relative_error(actual, expected, name)
+        except AssertionError as reason:
+            raise ArithmeticError(str(reason)) from None
+        if error > max(tolerance, 2 * self._float32_error(name, error)):
+            raise ArithmeticError(
+                f"{name}: relative error {error:.1e} exceeds {tolerance:.0e}"
+            )
+        return error
+
+    def _float32_error(self, name, error):
+        """That of a plain float32 loop, which is not to blame for its own."""
+        if error > 100 * TOLERANCES["float32"]["forward"]:
+            return 0.0
+        exact, plain = self._solve("float64"), self._solve("float32")
+        if name == "y":
+            return relative_error(plain.y, exact.y)
+        return relative_error(plain.gradients[name], exact.gradients[name])
+
+    @functools.cache  # noqa: B019 - a process has few problems
+    def _solve(self, dtype):
+        sample = self._sample
+        arrays = {
+            name: sample.of_array(name, array)
+            for name, array in self._arrays.items()
+        }
+        dy = sample.of_array("x", self._dy).copy()
+        dy[:, : -sample.compared] = 0
+        state = np.zeros_like(
+            cases.make_cotangents(self.op, sample.as_case(self.case))[1]
+        )
+        return oracle.solve(self.op, arrays, self.options, (dy, state), dtype)
+
+    def _long(self, name, tensor):
+        repeats = self.case.l // self._dy.shape[1]
+        if name not in cases.PER_STEP or repeats == 1:
+            return tensor
+        return keras.ops.tile(tensor, (1, repeats, *[1] * (tensor.ndim - 2)))
+
+
+class _Sample:
+    """Some rows and channels of a case, and its last steps."""
+
+    def __init__(self, case):
+        self.window = min(case.l, WINDOW)
+        self.compared = case.l if case.l <= WINDOW else WINDOW // 2
+        self._length = case.l
+        self._rows = _spread(case.b, 2)
+        self._channels = _spread(
+            case.d, max(2, HELD // (len(self._rows) * self.window * case.n))
+        )
+
+    def as_case(self, case):
+        sizes = dict(b=len(self._rows), d=len(self._channels), l=self.window)
+        return dataclasses.replace(case, **sizes)
+
+    def mask(self, b, l, d):
+        """What is in the sample, along each axis of y."""
+        rows, steps, channels = np.zeros(b), np.zeros(l), np.zeros(d)
+        rows[self._rows] = channels[self._channels] = 1
+        steps[-self.compared :] = 1
+        return rows[:, None, None], steps[:, None], channels
+
+    def of_tensor(self, name, tensor):
+        """Of what an op returns."""
+        name = "x" if name == "y" else name
+        if name in cases.PER_STEP:
+            tensor = tensor[:, -self.window :]
+            tensor = keras.ops.take(tensor, self._rows, axis=0)
+        if name in CHANNEL_AXES:
+            axis = CHANNEL_AXES[name]
+            tensor = keras.ops.take(tensor, self._channels, axis=axis)
+        return tensor
+
+    def of_array(self, name, array):
+        """Of an argument, which may yet have to be repeated over time."""
+        if name in CHANNEL_AXES:
+            array = array.take(self._channels, CHANNEL_AXES[name])
+        if name in cases.PER_STEP:
+            steps = np.arange(self._length - self.window, self._length)
+            array = array[self._rows].take(steps, 1, mode="wrap")
+        return array
+
+
+def _bare(arrays, options):
+    """The arguments of the recurrence, with step sizes made positive before."""
+    arrays = {name: arrays[name] for name in ("x", "dt", "A", "B", "C")}
+    if options["dt_softplus"]:
+        arrays["dt"] = np.logaddexp(arrays["dt"], 0)
+    return arrays
+
+
+def _period(case):
+    """The longest part of the length that is drawn before it is repeated."""
+    longest = max(1, min(case.l, DRAWN // (case.b * case.d)))
+    return next(l for l in range(longest, 0, -1) if case.l % l == 0)
+
+
+def _spread(size, count):
+    """Indices from the first to the last."""
+    return np.unique(np.linspace(0, size - 1, min(size, count)).astype("int32"))

@@ -1,0 +1,192 @@
+"""The benchmarks measure what they say, and refuse what is wrong."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import harness
+import keras
+import numpy as np
+import pytest
+import report
+import targets
+from candidates import layers, plain_step
+from cases import MAMBA, Case
+from compare import assert_close
+from limits import c_scan
+from problem import WINDOW, Problem
+from processes import environment
+from rows import Rows, crossover, growth
+from settings import MAIN
+
+import keras_ssm
+from keras_ssm.ops import reference
+
+ROOT = pathlib.Path(__file__).parents[2]
+SHORT = Case("short", b=3, l=20, d=6, n=3, **MAMBA)
+LONG = Case("long", b=1, l=2 * WINDOW, d=2, n=2)
+
+
+def solved(problem):
+    """y and gradients of the default implementation."""
+    op = getattr(keras_ssm.ops, problem.op)
+
+    def function(arguments):
+        return (op(**arguments, **problem.options),)
+
+    run = harness.compiled(
+        lambda arguments, dy: harness.gradients(function, arguments, (dy,))
+    )
+    (y,), gradients = run(problem.arguments, problem.sampled_dy())
+    return y, gradients
+
+
+@pytest.mark.parametrize("op", harness.OPS)
+@pytest.mark.parametrize("case", (SHORT, LONG), ids=lambda case: case.name)
+def test_a_problem_accepts_the_right_answer_alone(op, case):
+    problem = Problem(op, case)
+    y, gradients = solved(problem)
+    assert problem.error(y, gradients) < 1e-5
+    with pytest.raises(ArithmeticError, match="^y: relative error"):
+        problem.error(y * 1.001, gradients)
+    for name, gradient in gradients.items():
+        wrong = {**gradients, name: gradient * 1.001}
+        with pytest.raises(ArithmeticError, match=f"^{name}: relative error"):
+            problem.error(y, wrong)
+
+
+def test_nan_is_refused():
+    problem = Problem("selective_scan", SHORT)
+    y, _ = solved(problem)
+    with pytest.raises(ArithmeticError, match="not finite"):
+        problem.error(y * float("nan"))
+
+
+@pytest.mark.skipif(c_scan.unavailable() is not None, reason="no compiler")
+def test_the_c_limit_is_the_recurrence():
+    random = np.random.default_rng(0)
+    x, dt, B, C = (
+        random.normal(size=(2, 9, size)).astype("float32")
+        for size in (32, 32, 5, 5)
+    )
+    # So far below that the exponential is 0, too.
+    dt = np.exp(3 * dt)
+    A = -np.exp(random.normal(size=(32, 5))).astype("float32")
+    y = c_scan.prepare(x, dt, A, B, C)()
+    exact = (v.astype("float64") for v in (x, dt, A, B, C))
+    expected, _ = reference.selective_scan(*exact)
+    assert_close(y, expected, "float32")
+
+
+def test_the_plain_step_is_the_step_of_the_layer():
+    layer = keras_ssm.layers.Mamba(state_dim=5)
+    layer.build((3, None, 8))
+    random = np.random.default_rng(0)
+    x = harness.tensor(random.normal(size=(3, 8)))
+    state = tuple(
+        harness.tensor(random.normal(size=v.shape))
+        for v in layer.get_initial_state(3)
+    )
+    y, after = layer.step(x, state)
+    weights = plain_step.mamba_weights(layer)
+    plain, plain_after = plain_step.mamba_step(weights, x, state)
+    assert_close(plain, keras.ops.convert_to_numpy(y), "float32")
+    for a, b in zip(plain_after, after, strict=True):
+        assert_close(a, keras.ops.convert_to_numpy(b), "float32")
+
+
+def test_attention_is_causal():
+    attention = layers.Attention()
+    x = np.random.default_rng(0).normal(size=(1, 7, 8)).astype("float32")
+    attention.build(x.shape)
+    before = keras.ops.convert_to_numpy(attention(x))
+    x[:, 5:] += 1
+    after = keras.ops.convert_to_numpy(attention(x))
+    assert_close(after[:, :5], before[:, :5], "float32")
+    assert np.abs(after[:, 5:] - before[:, 5:]).max() > 1e-3
+
+
+def test_memory_is_that_of_what_a_call_adds():
+    code = """
+import frameworks, keras, measure
+x = keras.ops.ones((1024, 1024))
+run = frameworks.load().compiled(lambda: (keras.ops.ones((2**24,)) + x[0, 0],))
+frameworks.load().wait(run())
+print(measure.peak_memory(run))
+"""
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=ROOT / "benchmarks",
+        env=environment(keras.config.backend(), TF_ENABLE_ONEDNN_OPTS="0"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    peak = int(found.stdout.splitlines()[-1]) / 2**26  # of the output
+    assert 0.9 < peak < 2.5
+
+
+def row(backend, name, milliseconds, **values):
+    return dict(
+        dict(part="layer", case=MAIN, what="forward+backward"),
+        backend=backend,
+        name=name,
+        min_ms=milliseconds,
+        **values,
+    )
+
+
+RECORD = {
+    "devices": {"torch": "cpu"},
+    "rows": [
+        row("torch", "keras_ssm numba", 10.0),
+        row("torch", "keras_ssm torch", 30.0),
+        row("torch", "matrix products", 8.0),
+        row("torch", "mambapy", 60.0),
+        *(
+            row("torch", name, cost(length), length=length, peak_mb=length / 64)
+            | dict(part="length")
+            for name, cost in {
+                "keras_ssm numba": lambda length: length / 100,
+                "attention": lambda length: length**2 / 100 / 8192,
+            }.items()
+            for length in (4096, 16384, 65536)
+        ),
+    ],
+}
+
+
+def test_targets_are_reached_or_not_or_not_measured():
+    reached = {t.what: t.reached for t in targets.targets(RECORD)}
+    assert reached["PyTorch Mamba / its matrix products"] is True
+    assert reached["PyTorch mambapy / Mamba"] is False
+    assert reached["JAX scan, numba / C"] is None
+    table = report.targets_table(RECORD)
+    assert "| PyTorch mambapy / Mamba | 6.00 | ≥ 7 | no |" in table
+
+
+def test_growth_and_crossover_are_read_off_the_lengths():
+    rows = Rows(RECORD)
+    attention = rows.where(part="length", name="attention")
+    assert growth(attention, "min_ms") == pytest.approx(2)
+    assert growth(attention, "peak_mb") == pytest.approx(1)
+    assert crossover(rows, "torch") == pytest.approx(8192)
+
+
+@pytest.mark.slow
+def test_all_of_it_runs(tmp_path):
+    path = tmp_path / "bench.json"
+    subprocess.run(
+        [
+            *(sys.executable, ROOT / "benchmarks" / "bench.py"),
+            *("--setting", "tiny", "--output", path),
+            *("--backends", keras.config.backend()),
+        ],
+        check=True,
+    )
+    record = json.loads(path.read_text())
+    refused = [row for row in record["rows"] if "refused" in row]
+    assert not [row for row in refused if row["name"] != "C limit"]
+    parts = {row["part"] for row in record["rows"] if "min_ms" in row}
+    assert {"recurrence", "layer", "step", "length"} <= parts
