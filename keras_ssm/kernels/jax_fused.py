@@ -2,7 +2,7 @@
 
 A kernel computes a whole op, forward or backward. Here it gets a gradient, the
 axes that JAX may split over devices, and the same in operations of XLA, for
-programs that are exported. `lax` computes those.
+programs that are exported: what `lax` or, on a GPU, `lax_associative` does.
 """
 
 import dataclasses
@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from keras_ssm.kernels.jax_partitioning import Kernel
 from keras_ssm.kernels.lax import causal_conv1d as plain_conv
-from keras_ssm.kernels.lax import selective_scan as plain_scan
+from keras_ssm.kernels.lax import selective_scan as scan_by_step
+from keras_ssm.kernels.lax_associative import selective_scan as scan_by_chunk
 
 # The axes of tensors and of their gradients. In a scan c counts chunks, in a
 # convolution s the inputs in the state.
@@ -164,9 +165,9 @@ def _narrow(gradients, tensors):
 
 @functools.cache
 def _plain_scan(chunk_of):
-    def scan(*arguments):
+    def scan(*arguments, platform):
         *tensors, dt_softplus, reverse, keep = arguments
-        results = plain_scan.selective_scan(
+        results = _scan_of_xla(platform).selective_scan(
             *tensors, dt_softplus=dt_softplus, reverse=reverse
         )
         if not keep:
@@ -180,12 +181,16 @@ def _plain_scan(chunk_of):
     return scan
 
 
-def _plain_scan_gradients(*arguments):
+def _scan_of_xla(platform):
+    return scan_by_chunk if platform == "gpu" else scan_by_step
+
+
+def _plain_scan_gradients(*arguments, platform):
     *tensors, dy, dend, _, dt_softplus, reverse = arguments
     floating, others = tensors[: len(_SCAN)], tensors[len(_SCAN) :]
 
     def scan(*floating):
-        return plain_scan.selective_scan(
+        return _scan_of_xla(platform).selective_scan(
             *floating, *others, dt_softplus=dt_softplus, reverse=reverse
         )
 
@@ -193,7 +198,7 @@ def _plain_scan_gradients(*arguments):
     return _as_kernels_return(adjoint((dy, dend)), floating, _SCAN)
 
 
-def _plain_conv(*arguments):
+def _plain_conv(*arguments, platform):
     *tensors, activation, reverse = arguments
     return [
         plain_conv.causal_conv1d(
@@ -202,7 +207,7 @@ def _plain_conv(*arguments):
     ]
 
 
-def _plain_conv_gradients(*arguments):
+def _plain_conv_gradients(*arguments, platform):
     *floating, resets, dy, activation, reverse = arguments
 
     def convolve(*floating):

@@ -1,10 +1,11 @@
 """Kernels as a primitive of JAX, which decides late how to compute them.
 
 A program that is exported shall run where this library is not installed: where
-a call of the kernel could not, it gets operations of XLA instead. Elsewhere
-the call is partitioned: arrays that lie on several devices are split by batch
-`b` and by channel `d`, and nothing else is gathered. Sums over a split axis
-are made by the devices together.
+a call of the kernel could not, it gets operations of XLA instead, as it does on
+ROCm, for which there are no kernels. Elsewhere the call is partitioned: arrays
+that lie on several devices are split by batch `b` and by channel `d`, and
+nothing else is gathered. Sums over a split axis are made by the devices
+together.
 """
 
 import dataclasses
@@ -24,8 +25,9 @@ class Kernel:
 
     Args:
         direct: Calls the kernel: a function of the tensors, then the options,
-            and of the platform by keyword, that returns a list.
-        exported: The same in operations of XLA, without a platform.
+            and of the platform ("cpu", "gpu" or "tpu") by keyword, that
+            returns a list.
+        exported: The same in operations of XLA.
         options: The plain arguments.
         inputs: The axes of each tensor, for example "b l d".
         outputs: The axes of each result.
@@ -51,12 +53,12 @@ class Kernel:
         call = jax.custom_batching.sequential_vmap(_partitioned(self, present))
         return call(*(tensors[k] for k in present))
 
-    def on(self, tensors, present, function, **keywords):
+    def on(self, tensors, present, function):
         """Calls a function with `None` for tensors that are not present."""
         given: list = [None] * len(self.inputs)
         for k, v in zip(present, tensors, strict=True):
             given[k] = v
-        return function(*given, *self.options, **keywords)
+        return function(*given, *self.options)
 
 
 _primitive = Primitive("keras_ssm_kernel")
@@ -90,22 +92,24 @@ def _shapes(*tensors, kernel, present):
 
 
 def _lower(platform, ctx, *tensors, kernel, present):
-    def exported(*tensors):
-        return kernel.on(tensors, present, kernel.exported)
-
-    def direct(*tensors):
-        on = functools.partial(kernel.direct, platform=platform)
-        return kernel.on(tensors, present, on)
-
     # Where JAX does not say, the call stays one, which JAX refuses to export.
     parameters = ctx.module_context.lowering_parameters
     for_export = getattr(parameters, "for_export", False)
-    for_export = for_export and platform not in kernel.exports
-    function = exported if for_export else direct
+    exported = platform == "rocm" or (
+        for_export and platform not in kernel.exports
+    )
+    compute = functools.partial(
+        kernel.exported if exported else kernel.direct,
+        platform={"cuda": "gpu", "rocm": "gpu"}.get(platform, platform),
+    )
+
+    def function(*tensors):
+        return kernel.on(tensors, present, compute)
+
     return mlir.lower_fun(function, multiple_results=True)(ctx, *tensors)
 
 
-for _platform in ("cpu", "gpu", "tpu"):
+for _platform in ("cpu", "cuda", "rocm", "tpu"):
     mlir.register_lowering(
         _primitive,
         functools.partial(_lower, _platform),

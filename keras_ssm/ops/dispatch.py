@@ -28,8 +28,8 @@ from keras_ssm.kernels import platforms  # noqa: TID251
 PREFERENCES = {
     ("selective_scan", "jax"): {
         "cpu": ("numba", "lax", "lax_associative", "portable"),
-        "gpu": ("lax_associative", "lax", "portable"),
-        "tpu": ("lax", "lax_associative", "portable"),
+        "gpu": ("pallas", "lax_associative", "lax", "portable"),
+        "tpu": ("pallas", "lax", "lax_associative", "portable"),
     },
     ("selective_scan", "tensorflow"): {
         "cpu": ("xla", "xla_associative", "portable"),
@@ -42,8 +42,8 @@ PREFERENCES = {
     ("selective_scan", "numpy"): {"cpu": ("portable",)},
     ("causal_conv1d", "jax"): {
         "cpu": ("numba", "lax", "portable"),
-        "gpu": ("lax", "portable"),
-        "tpu": ("lax", "portable"),
+        "gpu": ("pallas", "lax", "portable"),
+        "tpu": ("pallas", "lax", "portable"),
     },
     ("causal_conv1d", "tensorflow"): {
         "cpu": ("xla", "portable"),

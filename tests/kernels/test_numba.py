@@ -369,13 +369,13 @@ def test_an_exported_program_holds_no_call_into_this_process():
 @on_jax
 def test_on_eight_devices():
     """Split by batch and channel, nothing is gathered; see the script."""
-    script = pathlib.Path(__file__).with_name("numba_on_devices.py")
+    script = pathlib.Path(__file__).with_name("on_devices.py")
     environment = {
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
     }
     done = subprocess.run(
-        [sys.executable, script],
+        [sys.executable, script, "numba"],
         env=environment,
         capture_output=True,
         text=True,

@@ -1,8 +1,15 @@
-"""Runs the numba kernels on eight simulated devices; `test_numba.py` calls it.
+"""Runs kernels on eight simulated devices; tests call it.
+
+    python on_devices.py numba
+    python on_devices.py pallas gpu
 
 Arrays are split by batch, by channel and by both. The gradients have to be
 those of one device, and the compiled program must gather nothing.
 """
+
+import contextlib
+import importlib
+import sys
 
 import jax
 import numpy as np
@@ -10,21 +17,27 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from keras_ssm.kernels import platforms
-from keras_ssm.kernels.numba import causal_conv1d, selective_scan
+from keras_ssm.kernels.pallas.interpreter import interpreted
 
 MESH = Mesh(np.array(jax.devices()).reshape(4, 2), ("rows", "channels"))
-B, L, D, N, K = 4, 64, 64, 16, 4
+NAME, *PLATFORM = sys.argv[1:]
+B, L, D, N, K = 4, 64, 64, 4 if PLATFORM else 16, 4
+
+
+def kernel(op):
+    module = importlib.import_module(f"keras_ssm.kernels.{NAME}.{op}")
+    return getattr(module, op)
 
 
 def scan_loss(*given):
-    y, state = selective_scan.selective_scan(
+    y, state = kernel("selective_scan")(
         *given, None, None, dt_softplus=True, reverse=False
     )
     return (y**2).sum() + (state**2).sum()
 
 
 def conv_loss(x, weight, bias, state):
-    y = causal_conv1d.causal_conv1d(
+    y = kernel("causal_conv1d")(
         x, weight, bias, state, None, activation="silu", reverse=True
     )
     return (y**2).sum()
@@ -73,7 +86,14 @@ def check_shard_map(given):
         loss = scan_loss(*platforms._vary_alike(given))
         return jax.lax.psum(loss, ("rows",))
 
-    whole = jax.shard_map(of_rows, mesh=MESH, in_specs=specs, out_specs=P())
+    whole = jax.shard_map(
+        of_rows,
+        mesh=MESH,
+        in_specs=specs,
+        out_specs=P(),
+        # Pallas' interpreter does not know what varies over devices.
+        check_vma=not PLATFORM,
+    )
     places = tuple(range(len(given)))
     found = jax.jit(jax.value_and_grad(whole, argnums=places))(*given)
     compare(found, jax.value_and_grad(scan_loss, argnums=places)(*given))
@@ -92,11 +112,14 @@ def main():
     )
     scan[2] = -np.exp(scan[2])
     conv = random_arrays([steps, (K, D), (D,), (B, K - 1, D)])
-    for b, d in (("rows", None), (None, "channels"), ("rows", "channels")):
+    splits = (("rows", "channels"), ("rows", None), (None, "channels"))
+    # What is interpreted takes long to compile.
+    for b, d in splits[:1] if PLATFORM else splits:
         check(scan_loss, scan, scan_specs(b, d))
         check(conv_loss, conv, conv_specs(b, d))
     check_shard_map(scan)
 
 
 if __name__ == "__main__":
-    main()
+    with interpreted(*PLATFORM) if PLATFORM else contextlib.nullcontext():
+        main()
