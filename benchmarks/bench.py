@@ -26,6 +26,7 @@ import lengths
 import machine
 import report
 from processes import environment
+from rows import BOTH
 from settings import SETTINGS
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -56,24 +57,34 @@ class Run:
         self._output = options.output
         self._parts = options.parts
         self._start = time.perf_counter()
-        self.say("starting " + ", ".join(options.backends))
-        self.workers = {name: Worker(name) for name in options.backends}
-        self.rows = []
+        self._backends = options.backends
+        self.workers, self.rows = {}, []
         self.record = {
             **machine.describe(),
             "setting": options.setting,
             "settings": dataclasses.asdict(self.settings),
             "load_before": machine.load(),
             "load_behind": {},
-            "devices": {
-                name: worker.ask("about")["device"]
-                for name, worker in self.workers.items()
-            },
+            "devices": {},
             "rows": self.rows,
         }
 
     def measure(self):
         """Everything that the setting asks for; returns the record."""
+        groups = [self._backends]
+        if not self.settings.turns:
+            groups = [[backend] for backend in self._backends]
+        for backends in groups:
+            self.say("starting " + ", ".join(backends))
+            self.workers = {name: Worker(name) for name in backends}
+            for name, worker in self.workers.items():
+                self.record["devices"][name] = worker.ask("about")["device"]
+            self._measure_group()
+            for worker in self.workers.values():
+                worker.close()
+        return self.record
+
+    def _measure_group(self):
         timed = [
             (part, case)
             for part, case in self.settings.timed
@@ -86,8 +97,7 @@ class Run:
             self._save()
         if self._parts is None or "length" in self._parts:
             lengths.compare(self)
-        self._save()
-        return self.record
+            self._save()
 
     def _time(self, part, case):
         rows = {
@@ -106,7 +116,9 @@ class Run:
                 if "refused" in answer:
                     self.say(f"  {backend}: {answer['refused']}")
         for key, row in rows.items():
-            row |= summarise(samples[key])
+            warm = row.pop("warm_seconds")
+            slow = warm >= self.settings.most_seconds
+            row |= summarise([warm] if slow else samples[key])
         if (part, case) in self.settings.alone:
             self._measure_memory(part, case, rows)
 
@@ -129,12 +141,16 @@ class Run:
             else:
                 row["error"] = answer["error"]
                 row["first_seconds"] = round(answer["first"], 3)
+                # One that is so slow that it gets no turn has this sample.
+                row["warm_seconds"] = answer["seconds"]
                 ready[what, name] = row
             self.say(f"  {backend} {what}, {name}: {told(answer)}")
         return ready
 
     def _measure_memory(self, part, case, rows):
         for (backend, what, name), row in rows.items():
+            if what != BOTH:
+                continue
             answer = self.workers[backend].ask(
                 "alone",
                 part=part,
@@ -190,10 +206,18 @@ class Worker:
             answer = ""
         if answer:
             return json.loads(answer)
-        self._process.kill()
-        self._process.wait()
-        self._start()
+        self.restart()
         return {"refused": "its process died, or did not answer in time"}
+
+    def restart(self):
+        """Gives back all that the process holds."""
+        self.close()
+        self._start()
+
+    def close(self):
+        """Ends the process, whatever it does."""
+        self._process.kill()
+        self._process.communicate()
 
 
 def summarise(samples):

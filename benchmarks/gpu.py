@@ -27,7 +27,7 @@ import gpu_jobs
 import report
 
 # What the parts that run at the same time may take of all the time.
-SHARE = 0.5
+SHARE = 0.45
 # Losses of a few steps of training, relative, between PyTorch and JAX.
 EQUAL = 1e-4
 

@@ -189,7 +189,7 @@ def _speed(options):
     command = [sys.executable, str(HERE / "bench.py"), "--setting", setting]
     command += ["--output", str(options.output / "bench.json")]
     command += ["--backends", *options.backends]
-    yield Job("speed", "+".join(options.backends), command, 270)
+    yield Job("speed", "+".join(options.backends), command, 400)
 
 
 # Part -> what makes its jobs; in the order in which they are run.

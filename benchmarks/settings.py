@@ -6,8 +6,14 @@ import dataclasses
 MAIN = "mamba_small_b2_l1024"
 SIZES = ("130m", "370m", "790m", "1_4b", "2_8b")
 SHAPES = ("b1_l256", "b8_l256", "b8_l2048", "b1_l8192")
-# Python loops over time, and gradients that take minutes to trace.
+GPU_SHAPES = ("b64_l256", "b1_l65536", "b1_l1048576")
+# Python loops over time, and maps of every step composed by `keras.ops`.
 SLOW = ("transformers", "keras.ops.associative_scan")
+# A loop over single steps is bound by launches there.
+SLOW_ON_GPU = (
+    *("keras.ops.associative_scan", "keras LSTM", "torch.nn.LSTM"),
+    *("keras_ssm torch", "keras_ssm lax"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,17 +22,19 @@ class Settings:
 
     Args:
         timed: `(part, case)`; all its candidates are timed in turn.
-        alone: `(part, case)` out of them whose candidates also run in a
-            process of their own, for their peak memory.
+        alone: `(part, case)` out of them whose candidates also run forward
+            and backward in a process of their own, for their peak memory.
         lengths: The lengths of the comparison of Mamba, LSTM and attention.
         length_case: What else that comparison has: channels and batch.
         rounds: How often the backends take turns.
         most_seconds: A candidate that has been timed for so long in a case
             sits out the other rounds.
-        length_seconds: A length that would take a candidate longer is left
-            out.
+        length_seconds: A length that would take a peer longer is left out;
+            ours may take four times as long.
         left_out: Names of candidates not to run.
         dtype: Dtype of the tensors.
+        turns: Whether the backends take turns in each case. They cannot where
+            each needs all memory of a GPU: then they follow one another.
     """
 
     timed: tuple[tuple[str, str], ...]
@@ -38,6 +46,7 @@ class Settings:
     length_seconds: float = 15.0
     left_out: tuple[str, ...] = SLOW
     dtype: str = "float32"
+    turns: bool = True
 
 
 def _each(parts, sizes, shapes):
@@ -65,13 +74,12 @@ SETTINGS = {
         length_seconds=2.0,
         left_out=(*SLOW, "keras LSTM", "mambapy"),
     ),
-    # What has a target, and the smallest real model.
+    # What has a target.
     "quick": Settings(
         timed=(
             ("recurrence", MAIN),
             ("layer", MAIN),
             *_each(OPS, ("small",), ("b2_l1024",)),
-            ("layer", "mamba_130m_b1_l256"),
             ("step", "mamba_130m_b1_l256"),
         ),
         alone=(("layer", MAIN),),
@@ -96,22 +104,37 @@ SETTINGS = {
         length_seconds=120.0,
         left_out=(),
     ),
-    # Shapes of training on one GPU, very short and very long ones.
+    # Shapes of training on one GPU, very short and very long ones: what fits
+    # into a few minutes.
     "gpu": Settings(
         timed=(
-            *_each(OPS, ("130m", "370m", "790m", "2_8b"), ("b8_l2048",)),
-            *_each(OPS, ("130m",), ("b64_l256",)),
-            *_each(
-                ("selective_scan",), ("130m",), ("b1_l65536", "b1_l1048576")
-            ),
-            *_each(("layer",), ("130m", "2_8b"), ("b8_l2048",)),
-            *_each(("step",), ("130m", "2_8b"), ("b1_l256",)),
+            *_each(("selective_scan",), ("130m", "2_8b"), ("b8_l2048",)),
+            *_each(("selective_scan",), ("130m",), GPU_SHAPES),
+            *_each(("layer",), ("130m",), ("b8_l2048",)),
+            *_each(("causal_conv1d",), ("130m",), ("b8_l2048",)),
+            *_each(("step",), ("130m",), ("b1_l256",)),
         ),
         lengths=tuple(4**i for i in range(5, 9)),
         length_case="mamba_130m_b1_l256",
         most_seconds=1.0,
         length_seconds=5.0,
-        left_out=(*SLOW, "keras LSTM", "torch.nn.LSTM"),
+        left_out=SLOW_ON_GPU,
         dtype="bfloat16",
+        turns=False,
+    ),
+    "gpu_full": Settings(
+        timed=(
+            *_each(OPS, SIZES, ("b8_l2048", "b64_l256")),
+            *_each(OPS, ("130m",), GPU_SHAPES[1:]),
+            *_each(("layer",), SIZES, ("b8_l2048", "b1_l65536")),
+            *_each(("step",), SIZES, ("b1_l256", "b8_l256")),
+        ),
+        lengths=tuple(2**i for i in range(8, 21)),
+        length_case="mamba_130m_b1_l256",
+        most_seconds=2.0,
+        length_seconds=20.0,
+        left_out=SLOW_ON_GPU,
+        dtype="bfloat16",
+        turns=False,
     ),
 }

@@ -80,7 +80,9 @@ class Worker:
         return {"samples": samples}
 
     def alone(self, part, case, dtype, key, seconds, length=None):
-        """Runs a candidate in a process of its own: memory, then time.
+        """Runs a candidate by itself: memory, then time.
+
+        On a CPU in a process of its own.
 
         Args:
             part: The part that it is a candidate of.
@@ -90,15 +92,18 @@ class Worker:
             seconds: For how long to time it.
             length: Another length than the case's.
         """
+        request = (part, case, dtype, tuple(key), seconds, length)
+        if self._framework.device() != "cpu":
+            # The framework counts the device's memory itself.
+            self._timed, self._preparations = {}, {}
+            return _measure(*request)
         # TensorFlow's allocator with oneDNN keeps what it was given: nothing
         # that runs a second time would show. XLA's programs do not use it.
         os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
-        kind = "forkserver" if self._framework.device() == "cpu" else "spawn"
-        context = multiprocessing.get_context(kind)
+        context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["keras_ssm"])
         here, there = context.Pipe()
-        request = (part, case, dtype, tuple(key), seconds, length)
-        process = context.Process(target=_alone, args=(there, *request))
+        process = context.Process(target=_child, args=(there, *request))
         process.start()
         there.close()
         try:
@@ -115,9 +120,8 @@ class _Timed:
     def __init__(self, framework, run):
         self._framework, self._run = framework, run
         framework.wait(run())  # compiles
-        self.warm = framework.seconds(run, 1)
+        self.warm = self.spent = framework.seconds(run, 1)
         self._calls = measure.calls_in_a_row(self.warm)
-        self.spent = 0.0
 
     def sample(self):
         # Threads of the candidate before may still spin for work.
@@ -145,10 +149,15 @@ def make(part, case, dtype, checked=True, length=None):
     return module.make(part, case, dtype, checked)
 
 
-def _alone(channel, part, case, dtype, key, seconds, length):
+def _child(channel, *request):
     _be_the_first_to_go()
+    frameworks.load().configure()
+    channel.send(_measure(*request))
+
+
+def _measure(part, case, dtype, key, seconds, length):
+    """Peak memory and samples of a candidate, or why there are none."""
     framework = frameworks.load()
-    framework.configure()
     try:
         run = make(part, case, dtype, False, length)[key]().run
         framework.wait(run())
@@ -159,9 +168,8 @@ def _alone(channel, part, case, dtype, key, seconds, length):
         while time.perf_counter() - start < seconds and len(samples) < 9:
             samples.append(framework.seconds(run, calls))
     except Exception as reason:
-        channel.send({"refused": _first_line(reason)})
-    else:
-        channel.send({"peak_bytes": peak, "samples": samples})
+        return {"refused": _first_line(reason)}
+    return {"peak_bytes": peak, "samples": samples}
 
 
 def _be_the_first_to_go():

@@ -43,10 +43,10 @@ def make(part, case, dtype, checked=True):
     if importlib.util.find_spec(module):
         runs |= importlib.import_module(module).peers(case, dtype)
     found = {(STEP, n): _preparation(run) for n, run in runs.items()}
-    way, step = list(framework.steps(layer).items())[-1]
+    way = list(framework.steps(layer))[-1]
     for tokens in OUR_TOKENS:
         found[STEP, f"{OURS}, {way}, after {tokens} tokens"] = (
-            functools.partial(_after, tokens, layer, step, x)
+            functools.partial(_after, tokens, way, layer, x)
         )
     for tokens in ATTENTION_TOKENS:
         found[STEP, f"attention, {way}, after {tokens} tokens"] = (
@@ -82,8 +82,9 @@ def _ops(layer, x, state):
     }
 
 
-def _after(tokens, layer, step, x):
+def _after(tokens, way, layer, x):
     """A step of ours behind so many tokens."""
+    step = frameworks.load().steps(layer)[way]
     return Candidate(functools.partial(step, x, _read(layer, x, tokens)))
 
 

@@ -45,7 +45,7 @@ def ways(function, weights):
     if GPU or shutil.which("g++") or shutil.which("clang++"):
         found["compile"] = torch.no_grad()(torch.compile(step))
     if GPU:
-        found["CUDA graph"] = _Replay(found["eager"])
+        found["CUDA graph"] = Replay(found["eager"])
     return found
 
 
@@ -53,8 +53,12 @@ def steps(layer):
     return ways(lambda weights, x, state: layer.step(x, state), ())
 
 
-class _Replay:
-    """Records a step once, for its first arguments, and replays it."""
+class Replay:
+    """Records a function as a CUDA graph, for its first arguments.
+
+    Args:
+        step: The function. Later calls replay it on the first's arguments.
+    """
 
     def __init__(self, step):
         self._step = step
