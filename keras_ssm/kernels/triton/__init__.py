@@ -1,0 +1,1 @@
+"""PyTorch on a GPU: everything of an op in one kernel, compiled by Triton."""

@@ -1,0 +1,70 @@
+"""How the work of a scan is cut into programs: one table by shape."""
+
+import dataclasses
+
+import triton
+
+# Steps from one saved state to the next. With 16 states that is a byte for
+# each element of x.
+EVERY = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """The sizes of a kernel.
+
+    Args:
+        channels: Channels of a program.
+        steps: Steps that it takes at once.
+        fma: How many of a lane's exponentials do without the special
+            function unit.
+    """
+
+    channels: int
+    steps: int
+    fma: int = 0
+
+    def constants(self, n: int, lanes: int) -> dict:
+        """Compile-time arguments of the kernels."""
+        N = triton.next_power_of_2(n)
+        rows = lanes // self.channels
+        per_tile = min(rows, self.steps)
+        return dict(
+            n=n,
+            N=N,
+            BLOCK=self.channels,
+            LANES=lanes,
+            SPAN=lanes // per_tile,
+            TILES=self.steps // per_tile,
+            FMA=self.fma,
+        )
+
+
+def forward_blocks(width: int, n: int, lanes: int) -> Blocks:
+    """The sizes of the forward kernel, for `width` channels in a group."""
+    return Blocks(_channels(width, n, lanes), steps=4)
+
+
+def backward_blocks(width: int, n: int, lanes: int) -> Blocks:
+    """The sizes of the backward kernel: as many steps as fit registers."""
+    return Blocks(_channels(width, n, lanes), steps=2)
+
+
+def _channels(width, n, lanes):
+    """As many as give a lane eight states, and not more than there are."""
+    N = triton.next_power_of_2(n)
+    most = min(lanes, 8 * lanes // N, triton.next_power_of_2(width))
+    return max(most, lanes // N, 1)
+
+
+def chunk_steps(length: int, programs: int, processors: int) -> int:
+    """How many steps a chunk has; all of them if time need not be split.
+
+    Splitting computes every exponential twice, and has to fill several times
+    as many processors to pay.
+    """
+    most = length // (2 * EVERY)
+    chunks = min(8 * processors // programs, most)
+    if chunks < 4:
+        return length
+    return triton.cdiv(triton.cdiv(length, chunks), EVERY) * EVERY
