@@ -37,7 +37,7 @@ PREFERENCES = {
     },
     ("selective_scan", "torch"): {
         "cpu": ("numba", "torch", "portable"),
-        "gpu": ("torch", "portable"),
+        "gpu": ("triton", "torch", "portable"),
     },
     ("selective_scan", "numpy"): {"cpu": ("portable",)},
     ("causal_conv1d", "jax"): {
@@ -51,7 +51,7 @@ PREFERENCES = {
     },
     ("causal_conv1d", "torch"): {
         "cpu": ("numba", "torch", "portable"),
-        "gpu": ("torch", "portable"),
+        "gpu": ("triton", "torch", "portable"),
     },
     ("causal_conv1d", "numpy"): {"cpu": ("portable",)},
     **{
@@ -64,7 +64,7 @@ PREFERENCES = {
 }
 
 # Implementation -> third-party package that it needs beside its backend.
-PACKAGES = {"numba": "numba"}
+PACKAGES = {"numba": "numba", "triton": "triton"}
 
 _PINNED = contextvars.ContextVar("keras_ssm_implementation", default=None)
 
