@@ -29,15 +29,22 @@ test-all: MARK := slow or not slow
 test-all: suites
 
 # Two suites at a time: most of a suite is one thread that compiles.
-.PHONY: suites suite-parity suite-numpy $(BACKENDS:%=suite-%)
+.PHONY: suites suite-parity suite-numpy suite-triton $(BACKENDS:%=suite-%)
 suites: lint wheel
 	$(MAKE) --no-print-directory -j2 --output-sync=target MARK="$(MARK)" \
-	  $(BACKENDS:%=suite-%) suite-parity suite-numpy
+	  $(BACKENDS:%=suite-%) suite-triton suite-parity suite-numpy
 
 $(BACKENDS:%=suite-%): suite-%: $(VENV)/installed-all
 	@echo "== $*"
 	KERAS_BACKEND=$* OMP_NUM_THREADS=1 $(PYTEST) tests -m "$(MARK)" \
 	  --ignore tests/test_backend_parity.py
+
+# Triton's interpreter runs the kernels for a GPU; see tests/interpreter.py.
+suite-triton: $(VENV)/installed-all
+	@echo "== triton"
+	KERAS_BACKEND=torch TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(PYTEST) \
+	  tests/ops/test_ops.py tests/ops/test_laws.py tests/ops/test_torch.py \
+	  tests/kernels/test_triton.py -m "$(MARK)"
 
 suite-numpy: $(VENV)/installed-all
 	KERAS_BACKEND=numpy $(PYTEST) tests/ops -m "$(MARK)"

@@ -1,5 +1,6 @@
 """Exact products, fixed seeds, and no luck with uninitialized memory."""
 
+import interpreter
 import keras
 import pytest
 
@@ -22,6 +23,13 @@ def pytest_configure(config):
     }.get(keras.config.backend())
     if configure is not None:
         configure()
+    if interpreter.wanted():
+        interpreter.configure()
+
+
+def pytest_collection_modifyitems(config, items):
+    if interpreter.wanted():
+        interpreter.choose(config, items)
 
 
 def _configure_jax():

@@ -17,6 +17,9 @@ from keras_ssm.ops import dispatch
 BACKEND = keras.config.backend()
 OPS = ("selective_scan", "causal_conv1d")
 
+# Implementations that refuse float64.
+FLOAT32_ONLY = ("triton", "pallas")
+
 # The arguments of a half precision model that stay float32.
 FLOAT32_PARAMETERS = ("A", "D", "dt_bias", "initial_state")
 

@@ -1,0 +1,201 @@
+"""What the Triton kernels compile to, on a machine without a GPU.
+
+Every launch of both ops is compiled, with the arguments that it has, for GPUs
+from NVIDIA and AMD. At the sizes that are the default for 16 states nothing
+of a kernel spills from its registers, and none uses shared memory.
+"""
+
+import dataclasses
+import pathlib
+import re
+import subprocess
+import tempfile
+
+import interpreter
+import pytest
+from harness import only_on
+
+only_on("torch")
+pytest.importorskip("triton")
+if interpreter.wanted():
+    pytest.skip(
+        "nothing is compiled to be interpreted", allow_module_level=True
+    )
+
+import torch  # noqa: E402
+import triton  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from keras_ssm.kernels.triton import (  # noqa: E402
+    causal_conv1d,
+    launch,
+    scan_blocks,
+    selective_scan,
+)
+
+NVIDIA = {cc: GPUTarget("cuda", cc, 32) for cc in (75, 80, 90)}
+AMD = GPUTarget("hip", "gfx942", 64)
+TOOLS = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+# Bytes that spill, by kernel and architecture; none where nothing is said.
+SPILLS = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A forward and a backward pass.
+
+    Args:
+        dtype: Of x, dt, B, C and z.
+        n: States.
+        marks: Whether there are a mask and resets.
+        reverse: Whether to run from the end.
+        split: Whether time is split into chunks.
+    """
+
+    dtype: torch.dtype = torch.bfloat16
+    n: int = 16
+    marks: bool = False
+    reverse: bool = False
+    split: bool = False
+
+
+CALLS = {
+    "mamba": Call(),
+    "split": Call(split=True),
+    "packed_backwards": Call(marks=True, reverse=True),
+    "float32": Call(dtype=torch.float32),
+    "float16_n5": Call(dtype=torch.float16, n=5),
+    "n64": Call(n=64),
+    "n256": Call(n=256),
+}
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """The launches of a call: kernels with their arguments and constants."""
+
+    def record(call, lanes):
+        found = []
+
+        def run(kernel, programs, *arguments, warps=1, **constants):
+            found.append((kernel, arguments, constants, warps))
+
+        monkeypatch.setattr(launch, "_LANES", lanes)
+        for module in (selective_scan, causal_conv1d):
+            monkeypatch.setattr(module, "run", run)
+        if call.split:
+            monkeypatch.setattr(
+                scan_blocks, "chunk_steps", lambda *_: 2 * scan_blocks.EVERY
+            )
+        _run(call)
+        return found
+
+    return record
+
+
+def _run(call):
+    b, l, d, n = 2, 512, 64, call.n
+    inputs = torch.zeros(b, l, 3 * d, dtype=call.dtype)
+    x, dt, z = inputs.split(d, -1)
+    # B and C behind what becomes dt, as a layer has them.
+    maps = torch.zeros(b, l, 48 + 2 * n, dtype=call.dtype)
+    _, B, C = (v.unsqueeze(2) for v in maps.split([48, n, n], -1))
+    A, D, state = torch.zeros(d, n), torch.zeros(d), torch.zeros(b, d, n)
+    marks = torch.zeros(b, l, dtype=torch.bool) if call.marks else None
+    given = x, dt, A, B, C, D, z, D, state, marks, marks
+    _, _, saved = selective_scan._forward(*given, True, call.reverse, True)
+    selective_scan._backward(*given, x, state, saved, True, call.reverse)
+    given = x, torch.zeros(4, d), D, torch.zeros(b, 3, d), marks
+    causal_conv1d._forward(*given, "silu", call.reverse)
+    causal_conv1d._backward(*given, x, "silu", call.reverse)
+
+
+@pytest.mark.parametrize("cc", (80, 90))
+def test_nothing_spills(launches, cc):
+    for launched in launches(CALLS["mamba"], 32):
+        check_nvidia(launched, cc)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("cc", NVIDIA)
+def test_compiles_for_nvidia(launches, name, cc):
+    for launched in launches(CALLS[name], 32):
+        check_nvidia(launched, cc, of_default=CALLS[name].n == 16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CALLS)
+def test_compiles_for_amd(launches, name):
+    for launched in launches(CALLS[name], 64):
+        compiled = compile_for(AMD, launched)
+        assert compiled.asm["hsaco"]
+        assert compiled.metadata.shared == 0
+
+
+def check_nvidia(launched, cc, of_default=True):
+    compiled = compile_for(NVIDIA[cc], launched)
+    kernel = launched[0].__module__.split(".")[-1], launched[0].__name__
+    used = resources(compiled.asm["cubin"])
+    print(*kernel, cc, used)
+    assert compiled.metadata.shared == 0
+    if of_default:
+        assert used["STACK"] <= SPILLS.get((*kernel, cc), 0), kernel
+        assert used["LOCAL"] == 0
+
+
+def compile_for(target, launched):
+    kernel, arguments, constants, warps = launched
+    signature, known, attributes = {}, {}, {}
+    names = kernel.arg_names
+    given = dict(zip(names, arguments, strict=False)) | constants
+    for i, name in enumerate(names):
+        if name in constants:
+            signature[name], known[(i,)] = "constexpr", constants[name]
+            continue
+        plain = kernel.params[i].do_not_specialize
+        signature[name] = describe(given[name], (i,), plain, known, attributes)
+    source = ASTSource(kernel, signature, known, attributes)
+    options = dict(num_warps=warps, num_stages=1, enable_fp_fusion=True)
+    return triton.compile(source, target=target, options=options)
+
+
+def describe(v, path, plain, known, attributes):
+    """The type of an argument, and what the compiler may know of it."""
+    if isinstance(v, tuple):
+        return tuple(
+            describe(element, (*path, i), plain, known, attributes)
+            for i, element in enumerate(v)
+        )
+    tensor = isinstance(v, torch.Tensor)
+    if v is None or (not tensor and not plain and v == 1):
+        known[path] = v
+        return "constexpr"
+    if not plain and (v.data_ptr() if tensor else v) % 16 == 0:
+        attributes[path] = [["tt.divisibility", 16]]
+    return f"*{TYPES[v.dtype]}" if tensor else "i32"
+
+
+TYPES = {
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.uint8: "u8",
+}
+
+
+def resources(cubin):
+    """What `cuobjdump` says a kernel uses: registers, bytes."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        done = subprocess.run(
+            [TOOLS / "cuobjdump", "-res-usage", file.name],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    found = re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", done.stdout)
+    return {name: int(value) for name, value in found}
