@@ -9,6 +9,8 @@ SHAPES = ("b1_l256", "b8_l256", "b8_l2048", "b1_l8192")
 GPU_SHAPES = ("b64_l256", "b1_l65536", "b1_l1048576")
 # Python loops over time, and maps of every step composed by `keras.ops`.
 SLOW = ("transformers", "keras.ops.associative_scan")
+# Ours for a GPU: on a CPU they do more work, and take long to compile.
+ASSOCIATIVE = ("keras_ssm lax_associative", "keras_ssm xla_associative")
 # A loop over single steps is bound by launches there.
 SLOW_ON_GPU = (
     *("keras.ops.associative_scan", "keras LSTM", "torch.nn.LSTM"),
@@ -72,7 +74,7 @@ SETTINGS = {
         rounds=2,
         most_seconds=0.5,
         length_seconds=2.0,
-        left_out=(*SLOW, "keras LSTM", "mambapy"),
+        left_out=(*SLOW, *ASSOCIATIVE, "keras LSTM", "mambapy"),
     ),
     # What has a target.
     "quick": Settings(
@@ -84,6 +86,7 @@ SETTINGS = {
         ),
         alone=(("layer", MAIN),),
         lengths=(256, 1024, 4096, 16384, 65536),
+        left_out=(*SLOW, *ASSOCIATIVE),
     ),
     "full": Settings(
         timed=(

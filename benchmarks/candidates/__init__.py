@@ -11,11 +11,9 @@ import dataclasses
 import importlib.util
 from collections.abc import Callable
 
-import keras
+import harness
 
 import keras_ssm
-from keras_ssm.kernels import platforms
-from keras_ssm.ops import dispatch
 
 OURS = "keras_ssm"
 FORWARD, BOTH, STEP = "forward", "forward+backward", "step"
@@ -39,18 +37,8 @@ class Candidate:
 
 
 def implementations(op: str) -> list[str]:
-    """Those of an op on this machine, the preferred one first.
-
-    Without `portable`, which is for inference and holds every state.
-    """
-    backend = keras.config.backend()
-    names = dispatch.PREFERENCES[op, backend][platforms.here(backend)]
-    return [name for name in names if name != "portable" and _installed(name)]
-
-
-def _installed(name):
-    package = dispatch.PACKAGES.get(name)
-    return package is None or installed(package)
+    """Those of an op on this machine that have gradients, preferred first."""
+    return harness.implementations(op, gradients=True)
 
 
 def installed(package: str) -> bool:
