@@ -9,7 +9,7 @@ import sys
 
 import targets
 import targets_gpu
-from rows import OURS, Rows, crossover, is_limit
+from rows import OURS, Rows, crossover, decode_crossover, is_limit
 
 HERE = pathlib.Path(__file__).resolve().parent
 WORDS = {True: "yes", False: "no", None: "not measured"}
@@ -17,8 +17,8 @@ WORDS = {True: "yes", False: "no", None: "not measured"}
 
 def summary(record) -> str:
     """What a run has to say: all tables, that of targets last."""
-    tables = (cases_table, steps_table, lengths_table, targets_table)
-    parts = [table(record) for table in tables]
+    tables = (cases_table, steps_table, lengths_table)
+    parts = [table(record) for table in (*tables, crossovers, targets_table)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -40,7 +40,7 @@ def short(record) -> str:
         if ours is not None:
             lines.append(_short_row(where, ours, rows.where(**where)))
     tables = ["\n".join(lines), steps_table(record), lengths_table(record)]
-    tables += [*crossovers(rows), targets_table(record)]
+    tables += [crossovers(record), targets_table(record)]
     return "\n\n".join(table for table in tables if table)
 
 
@@ -67,17 +67,24 @@ def _short_row(where, ours, found):
     )
 
 
-def crossovers(rows):
-    """From which length on Mamba is faster than attention, in sentences."""
-    for backend in dict.fromkeys(
-        r["backend"] for r in rows.where(part="length")
-    ):
+def crossovers(record) -> str:
+    """From where on Mamba is faster than attention, in sentences."""
+    rows, lines = Rows(record), []
+    for backend in record["devices"]:
         length = crossover(rows, backend)
         if length is not None:
-            yield (
-                f"{backend}: a Mamba layer trains faster than attention from "
-                f"length {length:,.0f} on."
+            lines.append(
+                f"{backend}: a layer trains faster than attention from length "
+                f"{length:,.0f} on."
             )
+        for case in dict.fromkeys(r["case"] for r in rows.where(part="step")):
+            tokens = decode_crossover(rows, case, backend)
+            if tokens is not None:
+                lines.append(
+                    f"{backend}, {case}: a step is faster than attention's "
+                    f"after {tokens:,.0f} tokens."
+                )
+    return "\n".join(lines)
 
 
 def targets_table(record) -> str:

@@ -65,25 +65,50 @@ def growth(rows, field, shortest=4096):
 
 
 def crossover(rows, backend):
-    """The length from which ours is faster than attention, or `None`.
-
-    On a straight line, in logarithms, between the two lengths around it; the
-    shortest length if it is faster from there.
-    """
+    """The length from which ours trains faster than attention, or `None`."""
     found = rows.where(part="length", backend=backend)
     attention = {r["length"]: r for r in found if r["name"] == "attention"}
-    gaps = [
-        (math.log(r["length"]), math.log(ratio(attention[r["length"]], r)))
+    return _crossing(
+        (r["length"], ratio(attention[r["length"]], r))
         for r in found
         if r["name"].startswith(OURS) and r["length"] in attention
-    ]
-    if not gaps or gaps[-1][1] < 0:
+    )
+
+
+def decode_crossover(rows, case, backend):
+    """The tokens after which our step is faster than attention's, or `None`.
+
+    Both in the framework's fastest way to run a step.
+    """
+    found = rows.where(part="step", case=case, backend=backend)
+    after = {OURS: {}, "attention": {}}
+    for row in found:
+        who, *_, last = row["name"].split(", ")
+        if last.startswith("after "):
+            after[who][int(last.split()[1])] = row
+    if not after[OURS]:
         return None
-    below = [at for at, gap in enumerate(gaps) if gap[1] < 0]
+    ours = after[OURS][max(after[OURS])]
+    return _crossing(
+        (tokens, ratio(row, ours))
+        for tokens, row in sorted(after["attention"].items())
+    )
+
+
+def _crossing(ratios):
+    """Where a ratio becomes 1 and stays above, or `None`.
+
+    On a straight line, in logarithms, between the two lengths around it; the
+    shortest length if it is above from there on.
+    """
+    points = [(math.log(length), math.log(v)) for length, v in ratios]
+    if not points or points[-1][1] < 0:
+        return None
+    below = [at for at, (_, v) in enumerate(points) if v < 0]
     if not below:
-        return math.exp(gaps[0][0])
-    (l0, g0), (l1, g1) = gaps[below[-1]], gaps[below[-1] + 1]
-    return math.exp(l0 - g0 * (l1 - l0) / (g1 - g0))
+        return math.exp(points[0][0])
+    (l0, v0), (l1, v1) = points[below[-1]], points[below[-1] + 1]
+    return math.exp(l0 - v0 * (l1 - l0) / (v1 - v0))
 
 
 def is_limit(name):
