@@ -221,8 +221,7 @@ class Mamba(SequenceLayer):
 
     def mix(self, x, states, mask, reverse, training):
         conv_state, ssm_state = states
-        xz = self._project(self.in_proj, x)
-        x, z = ops.split(xz, 2, axis=-1)  # (b, l, d) each
+        x, z = self._inputs(x)  # (b, l, d) each
         x, conv_state = causal_conv1d(
             x,
             self.conv_kernel,
@@ -247,8 +246,7 @@ class Mamba(SequenceLayer):
 
     def mix_step(self, x, states, mask):
         conv_state, ssm_state = states
-        xz = self._project(self.in_proj, x)
-        x, z = ops.split(xz, 2, axis=-1)  # (b, d) each
+        x, z = self._inputs(x)  # (b, d) each
         x, conv_state = causal_conv1d_step(
             x,
             self.conv_kernel,
@@ -271,13 +269,19 @@ class Mamba(SequenceLayer):
         # On PyTorch, Keras multiplies float64 matrices in float32.
         return ops.cast(dense(x), self.compute_dtype)
 
+    def _inputs(self, x):
+        """What goes through the convolution, and the gate."""
+        # Not `ops.split`, at which PyTorch's compiler stops.
+        xz = self._project(self.in_proj, x)
+        xz = ops.reshape(xz, (*ops.shape(xz)[:-1], 2, self.channels))
+        return ops.unstack(xz, 2, axis=-2)
+
     def _scan_inputs(self, x):
         """`x, dt, A, B, C, D` for the scan, of a sequence or of a step."""
-        dt, B, C = ops.split(
-            self._project(self.x_proj, x),
-            [self._rank, self._rank + self.state_dim],
-            axis=-1,
-        )
+        maps = self._project(self.x_proj, x)
+        end_of_B = self._rank + self.state_dim
+        dt = maps[..., : self._rank]
+        B, C = maps[..., self._rank : end_of_B], maps[..., end_of_B:]
         A = -ops.exp(ops.convert_to_tensor(self.A_log))
         return x, self._project(self.dt_proj, dt), A, B, C, self.D
 

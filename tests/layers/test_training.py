@@ -173,3 +173,14 @@ def test_layers_pass_the_checks_of_keras(layer_class, options, weights, shape):
         expected_num_losses=0,
         supports_masking=True,
     )
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="about PyTorch's compiler")
+@each_layer
+def test_compiles_without_a_graph_break(layer_class):
+    import torch
+
+    layer = make(layer_class)
+    x = keras.ops.convert_to_tensor(sequences())
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    np.testing.assert_array_equal(as_array(compiled(x)), as_array(layer(x)))
