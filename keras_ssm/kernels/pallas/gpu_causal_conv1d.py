@@ -17,6 +17,10 @@ from keras_ssm.kernels.pallas.calls import call
 from keras_ssm.kernels.pallas.conv_taps import activate, over_taps, visible
 
 
+# Steps and channels of a tile, and warps of a program.
+TILE = (32, 128, 4)
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """How a convolution is cut into programs.
@@ -54,10 +58,11 @@ class Plan:
 def make_plan(tensors, activation, reverse, interpret):
     """The plan for canonical tensors."""
     (b, l, d), k = tensors[0].shape, tensors[1].shape[0]
-    channels = min(128, pl.next_power_of_2(d))
-    steps = min(32, pl.next_power_of_2(l))
+    steps, channels, warps = TILE
+    steps = min(steps, pl.next_power_of_2(l))
+    channels = min(channels, pl.next_power_of_2(d))
     options = activation, reverse, interpret
-    return Plan(b, l, d, k, steps, channels, 4, *options)
+    return Plan(b, l, d, k, steps, channels, warps, *options)
 
 
 def forward(plan, x, weight, bias, state, resets):

@@ -1,10 +1,10 @@
 """The selective scan on a GPU, forward and backward.
 
-A program is a warp with a block of channels of one row; it walks through time
-step by step. The states of a channel lie in its column of lanes, as many in
-each row: register `r` of lane row `i` is the state `i * registers + r`. What
-belongs to a step and a channel is read in tiles, vectors with a step in each
-row, so that nothing is computed twice.
+A program is a warp with a block of channels of one row, in one part of time,
+and walks through it step by step. The states of a channel lie in its column of
+lanes, as many in each row: register `r` of lane row `i` is the state
+`i * registers + r`. What belongs to a step and a channel is read in tiles,
+vectors with a step in each row, so that nothing is computed twice.
 
 The forward pass keeps the state before every chunk of steps. The backward pass
 takes chunk after chunk from the end. It recomputes the states in a run of steps
@@ -13,97 +13,45 @@ between them lie in a spare array. The gradients of B and C are summed over the
 channels of a block; their sums over blocks are left to XLA: nothing is atomic,
 the bits are always the same.
 
+Where rows and channels are too few for a GPU, time is cut into parts that run
+at once. A first pass computes what each part makes of an empty state, and by
+how much it lets a state decay, `exp(A sum(dt))`; what lies before each part
+follows from these. The backward pass does the same to gradients.
+
 `keras_ssm/kernels/lax/selective_scan.py` has the formulas.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from keras_ssm.kernels.pallas.calls import call
-from keras_ssm.kernels.pallas.gpu_lanes import (
-    LANES,
-    Warp,
-    along,
-    divided,
-    split,
-)
-from keras_ssm.kernels.pallas.scan_sizes import LIVE, RESET, Sizes, marks
+from keras_ssm.kernels.pallas.gpu_scan_plan import make_plan as make_plan
+from keras_ssm.kernels.pallas.gpu_scan_program import Fate, Program, Run
+from keras_ssm.kernels.pallas.scan_sizes import marks
 
 _LOG2E = 1.4426950408889634
 _LN2 = 0.6931471805599453
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How a scan is cut into programs.
-
-    Args:
-        sizes: The sizes.
-        rows: Rows of lanes.
-        tile: Steps in a tile: as many as rows, or fewer, each in several.
-        run: Steps that are written out one after the other.
-        chunk: Steps between kept states.
-        dt_softplus: Whether step sizes pass through softplus.
-        reverse: Whether to run from the end.
-        interpret: Whether Pallas interprets the kernel.
-    """
-
-    sizes: Sizes
-    rows: int
-    tile: int
-    run: int
-    chunk: int
-    dt_softplus: bool
-    reverse: bool
-    interpret: bool
-
-    @property
-    def registers(self):
-        """States in a lane."""
-        return self.sizes.states // self.rows
-
-    @property
-    def chunks(self):
-        """Chunks in a row."""
-        return -(-self.sizes.l // self.chunk)
-
-    @property
-    def ragged(self):
-        """Whether a program comes to steps behind the last."""
-        return self.sizes.l % self.chunk != 0
-
-
-def make_plan(tensors, chunk, dt_softplus, reverse, interpret):
-    """The plan for canonical tensors."""
-    (b, l, d), (g, n) = tensors[0].shape, tensors[3].shape[2:]
-    states = pl.next_power_of_2(n)
-    # Eight states in a lane where there are as many, and two channels.
-    rows = min(max(states // 8, 1), LANES // 2)
-    # The states of a run have to fit into registers.
-    run = min(8, 64 // (states // rows))
-    tile = min(rows, run)
-    if interpret:
-        # What is written out takes long to compile.
-        tile = run = min(rows, 2)
-    sizes = Sizes(b, l, d, g, n, LANES // rows, states)
-    options = dt_softplus, reverse, interpret
-    return Plan(sizes, rows, tile, run, chunk, *options)
-
-
 def forward(plan, tensors, keep):
     """y, the last state, and with `keep` the states before every chunk."""
     s, f32 = plan.sizes, jnp.float32
+    given = _inputs(plan, tensors)
+    given["states"] = first = s.from_state(tensors[8])[:, None]
+    if plan.parts > 1:
+        found = _call(_ends_kernel, plan, given, _ends(plan), "ends")
+        given["states"] = _carry(plan, first, found, False)
     outputs = {
         "y": ((s.b, s.l, s.channels), tensors[0].dtype),
-        "end": ((s.b, s.states, s.channels), f32),
+        "end": (_state_of_parts(plan), f32),
         "starts": keep and ((s.b, plan.chunks, s.states, s.channels), f32),
     }
-    found = _call(_forward_kernel, plan, _inputs(plan, tensors), outputs)
-    results = [s.narrow(found["y"]), s.to_state(found["end"])]
+    found = _call(_forward_kernel, plan, given, outputs, "forward")
+    results = [s.narrow(found["y"]), s.to_state(found["end"][:, -1])]
     return [*results, s.to_starts(found["starts"])] if keep else results
 
 
@@ -113,11 +61,17 @@ def backward(plan, tensors, dy, dend, starts):
     s, f32 = plan.sizes, jnp.float32
     given = _inputs(plan, tensors)
     given["dy"] = s.widen(dy)
-    given["dend"] = s.from_state(dend)
+    given["states"] = last = s.from_state(dend)[:, None]
+    if plan.parts > 1:
+        found = _call(
+            _adjoint_ends_kernel, plan, given, _ends(plan), "adjoint_ends"
+        )
+        given["states"] = _carry(plan, last, found, True)
     given["starts"] = s.from_starts(starts)
-    steps, row = (s.b, s.l, s.channels), (s.b, s.channels)
-    state = (s.b, s.states, s.channels)
+    steps, row = (s.b, s.l, s.channels), (s.b, plan.parts, s.channels)
+    state = _state_of_parts(plan)
     runs = plan.chunk // plan.run
+    spare = (s.b, plan.parts, runs, s.states, s.channels)
     outputs = {
         "dx": (steps, x.dtype),
         "ddt": (steps, dt.dtype),
@@ -127,27 +81,51 @@ def backward(plan, tensors, dy, dend, starts):
         "dD": D is not None and (row, f32),
         "dz": z is not None and (steps, z.dtype),
         "dbias": dt_bias is not None and (row, f32),
-        "dstate": (state, f32),
-        "spare": runs > 1 and ((s.b, runs, s.states, s.channels), f32),
+        "end": (state, f32),
+        "spare": runs > 1 and (spare, f32),
     }
-    found = _call(_backward_kernel, plan, given, outputs)
+    found = _call(_backward_kernel, plan, given, outputs, "backward")
     dB, dC = jnp.moveaxis(found["dmaps"].sum(0)[..., : s.n], 3, 0)
+    sums = {
+        k: found[k].sum((0, 1)) for k in ("dA", "dD", "dbias") if k in found
+    }
     return [
         s.narrow(found["dx"]),
         s.narrow(found["ddt"]),
-        s.to_state(found["dA"].sum(0)),
+        s.to_state(sums["dA"]),
         dB,
         dC,
-        None if D is None else s.narrow(found["dD"].sum(0)),
+        None if D is None else s.narrow(sums["dD"]),
         None if z is None else s.narrow(found["dz"]),
-        None if dt_bias is None else s.narrow(found["dbias"].sum(0)),
-        s.to_state(found["dstate"]),
+        None if dt_bias is None else s.narrow(sums["dbias"]),
+        s.to_state(found["end"][:, 0]),
     ]
+
+
+def _state_of_parts(plan):
+    """The shape of a state for each part."""
+    s = plan.sizes
+    return s.b, plan.parts, s.states, s.channels
+
+
+def _ends(plan):
+    """What the first pass of a scan in parts computes."""
+    state = _state_of_parts(plan), jnp.float32
+    return {"end": state, "decay": state}
+
+
+def _carry(plan, first, found, backwards):
+    """The states before the parts, or the gradients behind them."""
+    given = {"states": first, **found}
+    kernel = functools.partial(_carry_kernel, backwards=backwards)
+    outputs = {"before": (_state_of_parts(plan), jnp.float32)}
+    plan = dataclasses.replace(plan, parts=1)
+    return _call(kernel, plan, given, outputs, "carry")["before"]
 
 
 def _inputs(plan, tensors):
     """The tensors as the kernels read them, by name."""
-    x, dt, A, B, C, D, z, dt_bias, state, mask, resets = tensors
+    x, dt, A, B, C, D, z, dt_bias, _, mask, resets = tensors
     s = plan.sizes
     return {
         "x": s.widen(x),
@@ -158,45 +136,38 @@ def _inputs(plan, tensors):
         "D": s.widen(D),
         "z": s.widen(z),
         "dt_bias": s.widen(dt_bias),
-        "state": s.from_state(state),
         "marks": marks(mask, resets),
     }
 
 
-def _call(kernel, plan, given, outputs):
+def _call(kernel, plan, given, outputs, name):
     """Runs a kernel on whole arrays; returns its outputs by name."""
     s = plan.sizes
     return call(
-        lambda refs: kernel(_Program(plan, refs)),
+        lambda refs: kernel(Program(plan, refs)),
         given,
         outputs,
-        grid=(s.g * s.blocks, s.b),
+        grid=(s.g * s.blocks, plan.parts, s.b),
         compiler_params=plgpu.CompilerParams(num_warps=1, num_stages=1),
         interpret=plan.interpret,
-        name=f"selective_scan{kernel.__name__}",
+        name=f"selective_scan_{name}",
     )
 
 
 def _forward_kernel(p):
-    plan = p.plan
-
     def chunk(c, h):
         if p.refs.starts is not None:
             p.store_state(p.refs.starts, h, p.row, c)
+        return p.over_runs(c, lambda first, h: _forward_run(p, first, h), h)
 
-        def run(j, h):
-            return _forward_run(p, c * plan.chunk + j * plan.run, h)
-
-        return jax.lax.fori_loop(0, plan.chunk // plan.run, run, h)
-
-    h = p.load_state(p.refs.state, p.row)
-    h = jax.lax.fori_loop(0, plan.chunks, chunk, h)
-    p.store_state(p.refs.end, h, p.row)
+    h = p.load_state(p.refs.states, p.row, p.part)
+    h = p.over_chunks(chunk, h)
+    p.store_state(p.refs.end, h, p.row, p.part)
 
 
 def _forward_run(p, first, h):
     """Takes the steps of a run; returns the state behind it."""
-    run = _Run(p, first, ("x", "dt", "z"))
+    run = Run(p, first, ("x", "dt", "z"))
     outputs = []
     for tile in run.tiles:
         parts = []
@@ -214,34 +185,32 @@ def _backward_kernel(p):
     plan = p.plan
     last = plan.chunk // plan.run - 1
 
-    def chunk(k, carry):
-        c = plan.chunks - 1 - k
-        first = c * plan.chunk
+    def chunk(c, carry):
         h = p.load_state(p.refs.starts, p.row, c)
         if last == 0:
-            return _walk_back(p, first, h, carry)
+            return _walk_back(p, c * plan.chunk, h, carry)
 
         def keep(j, h):
-            p.store_state(p.refs.spare, h, p.row, j)
-            run = _Run(p, first + j * plan.run, ("x", "dt"))
+            p.store_state(p.refs.spare, h, p.row, p.part, j)
+            run = Run(p, c * plan.chunk + j * plan.run, ("x", "dt"))
             return _states_of_run(run, h)[-1]
 
         h = jax.lax.fori_loop(0, last, keep, h)
-        p.store_state(p.refs.spare, h, p.row, last)
+        p.store_state(p.refs.spare, h, p.row, p.part, last)
 
         def walk(k, carry):
             j = last - k
-            h = p.load_state(p.refs.spare, p.row, j)
-            return _walk_back(p, first + j * plan.run, h, carry)
+            h = p.load_state(p.refs.spare, p.row, p.part, j)
+            return _walk_back(p, c * plan.chunk + j * plan.run, h, carry)
 
         return jax.lax.fori_loop(0, last + 1, walk, carry)
 
     none = [p.warp.zeros()] * plan.registers
-    g = p.load_state(p.refs.dend, p.row)
+    g = p.load_state(p.refs.states, p.row, p.part)
     carry = g, none, p.warp.zeros(), p.warp.zeros()
-    g, dA, dD, dbias = jax.lax.fori_loop(0, plan.chunks, chunk, carry)
-    p.store_state(p.refs.dstate, g, p.row)
-    p.store_state(p.refs.dA, dA, p.row)
+    g, dA, dD, dbias = p.over_chunks(chunk, carry, backwards=True)
+    p.store_state(p.refs.end, g, p.row, p.part)
+    p.store_state(p.refs.dA, dA, p.row, p.part)
     p.store_parameter(p.refs.dD, dD)
     p.store_parameter(p.refs.dbias, dbias)
 
@@ -263,7 +232,7 @@ def _walk_back(p, first, h, carry):
     What is carried is the gradient of the state behind the run, and the sums
     over time so far of the gradients of A, of D and of the bias.
     """
-    run = _Run(p, first, ("x", "dt", "z", "dy"))
+    run = Run(p, first, ("x", "dt", "z", "dy"))
     *states, _ = _states_of_run(run, h)
     g, dA, dD, dbias = carry
     of_run = [p.warp.zeros()] * len(dA)
@@ -309,219 +278,67 @@ def _walk_back(p, first, h, carry):
     return g, dA, dD, dbias
 
 
-class _Program:
-    """What one program of a scan has: its lanes, parameters and memory."""
+def _ends_kernel(p):
+    """What a part makes of an empty state, and how one before it decays."""
 
-    def __init__(self, plan, refs):
-        self.plan, self.refs = plan, refs
-        self.warp = w = Warp(plan.rows, plan.interpret)
-        block, self.row = pl.program_id(0), pl.program_id(1)
-        self.group, self.block = plan.sizes.place(block)
-        self.channels = block * w.block + w.channel
-        self.rates = self.load_state(self.refs.A)
-        self.D = self._load_parameter(self.refs.D)
-        self.bias = self._load_parameter(self.refs.dt_bias)
+    def run(first, carry):
+        h, fate = carry
+        run = Run(p, first, ("x", "dt"))
+        for tile in run.tiles:
+            for step in tile.steps:
+                h = step.advance(step.forget(h), step.maps("B"))
+            fate = fate.after(tile)
+        return h, fate
 
-    def _load_parameter(self, ref):
-        return None if ref is None else ref[self.channels]
-
-    def store_parameter(self, ref, v):
-        """Writes the sum over the rows of tiles, if it is wanted."""
-        if ref is not None:
-            v = self.warp.sum_over_rows(v) * (self.plan.tile / self.plan.rows)
-            ref[self.row, self.channels] = v
-
-    def load_state(self, ref, *index):
-        """A state, as vectors."""
-        count = self.plan.registers
-        shape = (count, LANES)
-        states = along(1, self.warp.row * count, shape)
-        states = states + along(0, jax.lax.iota(jnp.int32, count), shape)
-        channels = along(1, self.channels, shape)
-        return split(ref[(*index, states, channels)], 0)
-
-    def store_state(self, ref, h, *index):
-        """Writes a state."""
-        first = self.warp.row * self.plan.registers
-        for k, v in enumerate(h):
-            ref[(*index, first + k, self.channels)] = v
-
-    def time_of(self, s):
-        """The time of steps and whether it is one, `None` if it always is."""
-        l = self.plan.sizes.l
-        t = l - 1 - s if self.plan.reverse else s
-        if not self.plan.ragged:
-            return t, None
-        # The interpreter leaves alone what is written there, too.
-        return jnp.where(s < l, t, l), s < l
+    _first_pass(p, run, backwards=False)
 
 
-class _Run:
-    """A run of steps, read at once: a program waits for memory once a run."""
+def _adjoint_ends_kernel(p):
+    """The same of the gradient of the state behind a part."""
 
-    def __init__(self, program, first, names):
-        self.program, self.first = program, first
-        plan = program.plan
-        count = plan.run // plan.tile
-        shape = (count, LANES)
-        row, _ = divided(program.warp.row, plan.rows // plan.tile)
-        row = along(1, row, shape)
-        tile = along(0, jax.lax.iota(jnp.int32, count) * plan.tile, shape)
-        t, within = program.time_of(first + row + tile)
-        inside = _inside(t, within)
-        live = within
-        if program.refs.marks is not None:
-            of_mask = (program.refs.marks[program.row, inside] & LIVE) != 0
-            live = of_mask if live is None else live & of_mask
-        channels = along(1, program.channels, shape)
+    def run(first, carry):
+        g, fate = carry
+        run = Run(p, first, ("dt", "z", "dy"))
+        for tile in reversed(run.tiles):
+            dinner = tile.dy
+            if tile.z is not None:
+                dinner = dinner * tile.z * _sigmoid(tile.z)
+            for step in reversed(tile.steps):
+                into, C = step.of(dinner), step.maps("C")
+                g = [
+                    (v + into * c) * decay
+                    for v, c, decay in zip(g, C, step.decays(), strict=True)
+                ]
+                g = step.forget(g)
+            fate = fate.after(tile)
+        return g, fate
 
-        def tiles(v):
-            return [None] * count if v is None else split(v, 0)
-
-        def read(name):
-            ref = getattr(program.refs, name) if name in names else None
-            if ref is None:
-                return tiles(None)
-            v = ref[program.row, inside, channels].astype(jnp.float32)
-            return tiles(v if live is None else jnp.where(live, v, 0))
-
-        columns = [tiles(t), tiles(within), tiles(live)]
-        columns += [read(name) for name in ("x", "dt", "z", "dy")]
-        self._maps = {}
-        self.tiles = [
-            _Tile(self, k * plan.tile, *column)
-            for k, column in enumerate(zip(*columns, strict=True))
-        ]
-
-    def maps(self, name, k):
-        """B or C at a step, as vectors."""
-        p = self.program
-        count = min(4, p.plan.run)
-        group = k // count
-        if (name, group) not in self._maps:
-            self._maps[name, group] = self._load_maps(
-                getattr(p.refs, name), self.first + group * count, count
-            )
-        return self._maps[name, group][k % count]
-
-    def forget_maps(self):
-        """Has B and C read again, rather than kept in registers."""
-        self._maps = {}
-
-    def _load_maps(self, ref, first, count):
-        p = self.program
-        registers = p.plan.registers
-        # In pieces that a lane reads at once.
-        width = min(registers, 16 // ref.dtype.itemsize)
-        shape = (count, LANES, width)
-        t = first + along(0, jax.lax.iota(jnp.int32, count), shape)
-        t = _inside(*p.time_of(t))
-        states = along(1, p.warp.row * registers, shape)
-        states = states + along(2, jax.lax.iota(jnp.int32, width), shape)
-        found = [[] for _ in range(count)]
-        for piece in range(0, registers, width):
-            tile = ref[p.row, t, p.group, states + piece]
-            for k, v in enumerate(split(tile, 0)):
-                found[k] += split(v.astype(jnp.float32), 1)
-        return found
+    _first_pass(p, run, backwards=True)
 
 
-def _inside(t, within):
-    """A time at which there is memory."""
-    return t if within is None else jnp.where(within, t, 0)
+def _first_pass(p, run, backwards):
+    def chunk(c, carry):
+        return p.over_runs(c, run, carry, backwards)
+
+    none = p.warp.zeros()
+    carry = [none] * p.plan.registers, Fate(none, none + 1)
+    end, fate = p.over_chunks(chunk, carry, backwards)
+    p.store_state(p.refs.end, end, p.row, p.part)
+    p.store_state(p.refs.decay, fate.decays(p), p.row, p.part)
 
 
-class _Tile:
-    """Vectors with a step of a run in each row, masked steps as 0."""
+def _carry_kernel(p, backwards):
+    """The states before all parts, or the gradients behind them."""
+    parts = p.refs.end.shape[1]
 
-    def __init__(self, run, first, t, within, live, x, dt, z, dy):
-        self.program = p = run.program
-        self._t, self._within, self._live = t, within, live
-        self.x, self.z, self.dy = x, z, dy
-        raw = dt if p.bias is None else dt + p.bias
-        self.size, self.slope = raw, jnp.float32(1)
-        if p.plan.dt_softplus:
-            e = jnp.exp(-jnp.abs(raw))
-            self.size = jnp.maximum(raw, 0) + jnp.log1p(e)
-            self.slope = jnp.where(raw < 0, e, 1) / (1 + e)
-        self.size = self.select(self.size)
-        self.update = self.size * x
-        self.steps = [
-            _Step(run, self, first + i, i) for i in range(p.plan.tile)
-        ]
+    def part(k, h):
+        k = parts - 1 - k if backwards else k
+        p.store_state(p.refs.before, h, p.row, k)
+        decays = p.load_state(p.refs.decay, p.row, k)
+        end = p.load_state(p.refs.end, p.row, k)
+        return [a * v + e for a, v, e in zip(decays, h, end, strict=True)]
 
-    def select(self, v):
-        """`v`, or 0 at masked steps."""
-        return v if self._live is None else jnp.where(self._live, v, 0)
-
-    def with_skip(self, y):
-        """y with the skip."""
-        return y if self.program.D is None else y + self.program.D * self.x
-
-    def store(self, ref, v):
-        """Writes y, or the gradient of x, dt or z."""
-        p = self.program
-        v = self.select(v).astype(ref.dtype)
-        at = ref.at[p.row, self._t, p.channels]
-        plgpu.store(at, v, mask=self._within)
-
-
-class _Step:
-    """One step: its size and update in the lanes of their channels."""
-
-    def __init__(self, run, tile, k, i):
-        self._run, self._k = run, k
-        self._program = p = run.program
-        self._lanes_of = i * p.plan.rows // p.plan.tile
-        self._t, self._within = p.time_of(run.first + k)
-        self._live, self._reset = self._within, None
-        self.size, self.update = self.of(tile.size), self.of(tile.update)
-        if p.refs.marks is not None:
-            bits = p.refs.marks[p.row, _inside(self._t, self._within)]
-            live, of_mask = self._live, (bits & LIVE) != 0
-            self._live = of_mask if live is None else live & of_mask
-            self._reset = self._live & ((bits & RESET) != 0)
-
-    def of(self, v):
-        """What a vector of the tile has of this step, in every row."""
-        return self._program.warp.broadcast_row(v, self._lanes_of)
-
-    def forget(self, h):
-        """A state, emptied where the step starts anew."""
-        if self._reset is None:
-            return h
-        return [jnp.where(self._reset, 0, v) for v in h]
-
-    def decays(self):
-        """exp(dt A)"""
-        p = self._program
-        return [p.warp.exp2(self.size * rate) for rate in p.rates]
-
-    def advance(self, h, B, decays=None):
-        """exp(dt A) h + dt B x"""
-        decays = self.decays() if decays is None else decays
-        return [
-            decay * v + self.update * b
-            for decay, v, b in zip(decays, h, B, strict=True)
-        ]
-
-    def maps(self, name):
-        """B or C, as vectors."""
-        found = self._run.maps(name, self._k)
-        if self._live is None:
-            return found
-        return [jnp.where(self._live, v, 0) for v in found]
-
-    def store_maps(self, dB, dC):
-        """Writes the block's part of the gradients of B and C."""
-        p = self._program
-        count, parts = p.plan.registers, [*dB, *dC]
-        first, _ = divided(p.warp.channel * len(parts), p.warp.block)
-        for j, v in enumerate(p.warp.sum_to_channels(parts)):
-            of, n = divided(first + j, count)
-            n = p.warp.row * count + n
-            at = (p.block, p.row, self._t, p.group, of, n)
-            plgpu.store(p.refs.dmaps.at[at], v, mask=self._within)
+    jax.lax.fori_loop(0, parts, part, p.load_state(p.refs.states, p.row, 0))
 
 
 def _dot(v, w):

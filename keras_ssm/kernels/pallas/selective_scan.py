@@ -17,18 +17,20 @@ def chunk_of(n: int) -> int:
 
 def _forward(*arguments, platform):
     *tensors, dt_softplus, reverse, keep = arguments
-    kernels, plan = _plan(tensors, dt_softplus, reverse, platform)
+    options = dt_softplus, reverse
+    kernels, plan = _plan(tensors, options, platform, backwards=False)
     return kernels.forward(plan, tensors, keep)
 
 
 def _backward(*arguments, platform):
     *tensors, dy, dend, starts, dt_softplus, reverse = arguments
-    kernels, plan = _plan(tensors, dt_softplus, reverse, platform)
+    options = dt_softplus, reverse
+    kernels, plan = _plan(tensors, options, platform, backwards=True)
     found = kernels.backward(plan, tensors, dy, dend, starts)
     return [v for v in found if v is not None]
 
 
-def _plan(tensors, dt_softplus, reverse, platform):
+def _plan(tensors, options, platform, backwards):
     platform, interpret = resolve(platform)
     # Only what the platform needs: JAX may not have the other any more.
     if platform == "gpu":
@@ -36,7 +38,7 @@ def _plan(tensors, dt_softplus, reverse, platform):
     else:
         from keras_ssm.kernels.pallas import tpu_selective_scan as kernels
     chunk = chunk_of(tensors[3].shape[3])
-    options = dt_softplus, reverse, interpret
+    options = *options, interpret, backwards
     return kernels, kernels.make_plan(tensors, chunk, *options)
 
 

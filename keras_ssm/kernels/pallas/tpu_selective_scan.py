@@ -70,8 +70,8 @@ class Plan:
         return self.sizes.l % self.steps != 0
 
 
-def make_plan(tensors, chunk, dt_softplus, reverse, interpret):
-    """The plan for canonical tensors."""
+def make_plan(tensors, chunk, dt_softplus, reverse, interpret, backwards):
+    """The plan for canonical tensors, the same in both directions."""
     (b, l, d), (g, n) = tensors[0].shape, tensors[3].shape[2:]
     sizes = Sizes(b, l, d, g, n, LANES, -(-n // GROUP) * GROUP)
     steps = min(_BLOCK, -(-l // chunk) * chunk)
