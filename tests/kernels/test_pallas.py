@@ -249,7 +249,9 @@ def split_floats(made):
 def mesh_of(platform, shape=(), names=()):
     """Devices that are not here, for JAX to lower a program for."""
     kind = jax.sharding.AbstractDevice(**DEVICES[platform])
-    return jax.sharding.AbstractMesh(shape, names, abstract_device=kind)
+    types = (jax.sharding.AxisType.Auto,) * len(names)
+    mesh = jax.sharding.AbstractMesh
+    return mesh(shape, names, axis_types=types, abstract_device=kind)
 
 
 def lowered(function, arguments, platform):
