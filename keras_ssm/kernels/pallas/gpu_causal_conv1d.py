@@ -16,7 +16,6 @@ from jax.experimental.pallas import triton as plgpu
 from keras_ssm.kernels.pallas.calls import call
 from keras_ssm.kernels.pallas.conv_taps import activate, over_taps, visible
 
-
 # Steps and channels of a tile, and warps of a program.
 TILE = (32, 128, 4)
 

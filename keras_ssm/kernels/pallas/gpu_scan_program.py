@@ -283,4 +283,5 @@ class Fate:
         """What a state is multiplied by."""
         plan, warp = program.plan, program.warp
         total = warp.sum_over_rows(self.total) * (plan.tile / plan.rows)
-        return [self.kept * warp.exp2(total * rate) for rate in program.rates]
+        decays = [warp.exp2(total * rate) for rate in program.rates]
+        return [jnp.where(self.kept > 0, v, 0) for v in decays]

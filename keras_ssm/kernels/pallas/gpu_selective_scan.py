@@ -336,7 +336,11 @@ def _carry_kernel(p, backwards):
         p.store_state(p.refs.before, h, p.row, k)
         decays = p.load_state(p.refs.decay, p.row, k)
         end = p.load_state(p.refs.end, p.row, k)
-        return [a * v + e for a, v, e in zip(decays, h, end, strict=True)]
+        # Selected: behind a reset not even infinity is left.
+        return [
+            jnp.where(a == 0, 0, a * v) + e
+            for a, v, e in zip(decays, h, end, strict=True)
+        ]
 
     jax.lax.fori_loop(0, parts, part, p.load_state(p.refs.states, p.row, 0))
 
