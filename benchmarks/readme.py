@@ -30,6 +30,19 @@ PICTURES = {
     "peers": "Ours, peers and limits",
 }
 
+# What is known of each row: *run* on such a device, *interpreted or lowered*
+# without one, or only *claimed*.
+EVIDENCE = {
+    ("torch", "cpu"): "run",
+    ("torch", "gpu"): "run (H100); interpreted and compiled in CI",
+    ("jax", "cpu"): "run",
+    ("jax", "gpu"): "run in part (H100); interpreted and lowered in CI",
+    ("jax", "tpu"): "interpreted and lowered",
+    ("tensorflow", "cpu"): "run",
+    ("tensorflow", "gpu"): "claimed",
+    ("numpy", "cpu"): "run",
+}
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -58,8 +71,8 @@ def matrix():
     """Backend and device × op → implementations, the default in bold."""
     ops = list(dict.fromkeys(op for op, _ in PREFERENCES))
     lines = [
-        report.row("", *(f"`{op}`" for op in ops)),
-        report.row(*["---"] * (len(ops) + 1)),
+        report.row("", *(f"`{op}`" for op in ops), "tested how"),
+        report.row(*["---"] * (len(ops) + 2)),
     ]
     for backend, title in BACKENDS.items():
         for platform in PREFERENCES[ops[0], backend]:
@@ -67,7 +80,9 @@ def matrix():
             for op in ops:
                 first, *others = PREFERENCES[op, backend][platform]
                 cells.append(", ".join([f"**{first}**", *others]))
-            lines.append(report.row(f"{title}, {platform.upper()}", *cells))
+            title_of_row = f"{title}, {platform.upper()}"
+            tested = EVIDENCE[backend, platform]
+            lines.append(report.row(title_of_row, *cells, tested))
     return "\n".join(lines) + "\n"
 
 
