@@ -5,9 +5,13 @@ what is kept for the backward pass: the state at the start of each chunk of
 `CHUNK` steps. A chunk is a range of an outer loop over time, so that nothing
 is padded and the length may be unknown.
 
-Without XLA each operation is a pass over the state. Sums are therefore
-products and reductions, since small matrix products take six times as long
-there, and the backward pass keeps the decays of the chunk that it recomputes.
+An operation is a pass over the state, with XLA on a CPU too: it runs a loop
+operation by operation, in one thread unless the state is large. The backward
+pass therefore keeps the decays of the chunk that it recomputes, and sums over
+channels are taken in two steps. XLA needs several passes, and products in
+memory, for a sum over more than 32 numbers, but fuses a short one; so a step
+adds up a 16th of the channels to each other, and the rest follows for a whole
+chunk. Small matrix products take six times as long without XLA.
 """
 
 import functools
@@ -19,6 +23,7 @@ from keras_ssm.kernels import border
 from keras_ssm.kernels.xla.custom_gradient import custom_gradient
 
 CHUNK = 32
+PARTS = 16  # numbers that are added up at once
 
 
 def unsupported(*tensors, **options):
@@ -68,37 +73,32 @@ def _backward(reverse, residuals, dy, dh):
     A, starts = layout.decay(A), series(starts)
     inputs = _inputs(layout, x, dt, B, C, resets, dy)
 
-    def chunk(c, g, dA, kept, gradients):
+    def chunk(c, g, dA, kept, rows, columns):
         span = layout.chunk(c, CHUNK)
         recompute = functools.partial(_recompute, A, inputs)
-        carry = (starts.read(c), kept, gradients[3])
-        _, kept, dC = loop(recompute, carry, *span, reverse)
-        adjoint = functools.partial(_adjoint, A, inputs, kept)
-        carry = (g, tf.zeros_like(g), gradients[:3])
-        g, of_chunk, gradients = loop(adjoint, carry, *span, not reverse)
+        *states, dB, dC = kept
+        carry = (starts.read(c), tuple(states), dC)
+        _, states, dC = loop(recompute, carry, *span, reverse)
+        adjoint = functools.partial(_adjoint, A, inputs, states)
+        carry = (g, tf.zeros_like(g), rows, dB)
+        g, of_chunk, rows, dB = loop(adjoint, carry, *span, not reverse)
+        found = (tf.reduce_sum(v.stack(), -1, keepdims=True) for v in (dB, dC))
         # Chunk by chunk: long sums in float32 lose less in two levels.
-        return g, dA + of_chunk, kept, (*gradients, dC)
+        dA, columns = dA + of_chunk, write(columns, c, found)
+        return g, dA, (*states, dB, dC), rows, columns
 
-    g = layout.state(dh)
-    kept = tuple(buffer(layout.at_most(CHUNK), g) for _ in range(2))
-    row, column = g[..., :1, :], g[..., :1]
-    gradients = tuple(
-        buffer(layout.length, v) for v in (row, row, column, column)
-    )
-    carry = (g, tf.zeros_like(g), kept, gradients)
-    g, dA, _, gradients = loop(
-        chunk, carry, 0, layout.count(CHUNK), not reverse
-    )
-    dx, ddt, dB, dC = (gradient.stack() for gradient in gradients)
-    return (
-        layout.from_rows(dx),
-        layout.from_rows(ddt),
-        layout.from_decay(tf.reduce_sum(dA, 0)),
-        layout.from_columns(dB),
-        layout.from_columns(dC),
-        layout.from_state(g),
-        None,
-    )
+    g, q, count = layout.state(dh), layout.at_most(CHUNK), layout.count(CHUNK)
+    parts = over_parts(g)
+    kept = tuple(buffer(q, v) for v in (g, g, parts, parts))
+    row, column = g[..., :1, :], repeated(g[..., :1], q)
+    rows = tuple(buffer(layout.length, row) for _ in range(2))
+    columns = tuple(buffer(count, column) for _ in range(2))
+    carry = (g, tf.zeros_like(g), kept, rows, columns)
+    g, dA, _, rows, columns = loop(chunk, carry, 0, count, not reverse)
+    dx, ddt = (layout.from_rows(v.stack()) for v in rows)
+    dA = layout.from_decay(tf.reduce_sum(dA, 0))
+    dB, dC = (layout.from_columns(joined(v)) for v in columns)
+    return dx, ddt, dA, dB, dC, layout.from_state(g), None
 
 
 def _inputs(layout, x, dt, B, C, resets, dy=None):
@@ -116,36 +116,41 @@ def _inputs(layout, x, dt, B, C, resets, dy=None):
 
 def _step(A, inputs, t, h, y):
     dt, u, B, reset, C, *_ = read(inputs, t)
-    _, _, h = _advance(A, h, dt, u, B, reset)
+    h = tf.exp(dt * A) * forget(h, reset) + u * B
     return h, y.write(t, tf.reduce_sum(h * C, -2, keepdims=True))
 
 
 def _recompute(A, inputs, t, h, kept, dC):
     """One step forward that keeps what the step backward needs."""
     dt, u, B, reset, *_, dy = read(inputs, t)
-    decay, before, h = _advance(A, h, dt, u, B, reset)
-    dC = dC.write(t, tf.reduce_sum(dy * h, -1, keepdims=True))
-    return h, write(kept, t % CHUNK, (decay, before)), dC
+    # Read from where it is kept: XLA would copy it if anything else used it.
+    kept = write(kept, t % CHUNK, (tf.exp(dt * A), forget(h, reset)))
+    decay, before = read(kept, t % CHUNK)
+    h = decay * before + u * B
+    return h, kept, dC.write(t % CHUNK, over_parts(dy * h))
 
 
-def _advance(A, h, dt, u, B, reset):
-    decay = tf.exp(dt * A)  # (b, g, n, d/g)
-    h = forget(h, reset)
-    return decay, h, decay * h + u * B
-
-
-def _adjoint(A, inputs, kept, t, g, dA, gradients):
+def _adjoint(A, inputs, kept, t, g, dA, gradients, dB):
     """One step of the formulas, with the sums over time in `dA`."""
     dt, u, B, reset, C, x, dy = read(inputs, t)
     decay, before = read(kept, t % CHUNK)
     g = g + C * dy
-    dB = tf.reduce_sum(g * u, -1, keepdims=True)
+    dB = dB.write(t % CHUNK, over_parts(g * u))
     dB_x = tf.reduce_sum(g * B, -2, keepdims=True)
     g = decay * g
     d_exponent = g * before
     ddt = tf.reduce_sum(d_exponent * A, -2, keepdims=True) + dB_x * x
-    gradients = write(gradients, t, (dB_x * dt, ddt, dB))
-    return forget(g, reset), dA + d_exponent * dt, gradients
+    gradients = write(gradients, t, (dB_x * dt, ddt))
+    return forget(g, reset), dA + d_exponent * dt, gradients, dB
+
+
+def over_parts(v):
+    """Begins a sum over channels: (..., d/g) -> (..., d/g/16), rounded up."""
+    short = -v.shape[-1] % PARTS
+    if short:
+        v = tf.pad(v, [(0, 0)] * (v.shape.rank - 1) + [(0, short)])
+    v = tf.reshape(v, (*ops.shape(v)[:-1], PARTS, v.shape[-1] // PARTS))
+    return tf.reduce_sum(v, -2)
 
 
 def forget(h, reset):
@@ -207,6 +212,18 @@ def write(many, t, values):
     return tuple(
         v.write(t, value) for v, value in zip(many, values, strict=True)
     )
+
+
+def repeated(v, q):
+    """(...) -> (q, ...)."""
+    return tf.repeat(v[None], q, axis=0)
+
+
+def joined(chunks):
+    """A series of (q, ...) as one tensor, (count * q, ...)."""
+    v = chunks.stack()
+    shape = ops.shape(v)
+    return tf.reshape(v, (shape[0] * shape[1], *shape[2:]))
 
 
 class Layout:
@@ -276,8 +293,8 @@ class Layout:
         return c * q, tf.minimum(c * q + q, self.length)
 
     def at_most(self, q):
-        """`q`, or the length where it is less."""
-        return tf.minimum(q, self.length)
+        """`q`, or the length where it is less, but not 0."""
+        return tf.maximum(tf.minimum(q, self.length), 1)
 
     def _over_time(self, v, *shape):
         if v is None:
