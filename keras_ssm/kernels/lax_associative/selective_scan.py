@@ -49,8 +49,8 @@ def _forward(x, dt, A, B, C, h, resets, reverse):
 
     def chunk(h, inputs):
         x, dt, B, C, reset = inputs
-        carried = _carried(decay, dt, reset, reverse)
-        states = _solve(*_steps(decay, x, dt, B, reset), carried, h, reverse)
+        a, carried = jnp.exp(dt * decay), _carried(decay, dt, reverse)
+        states = _solve(a, dt * x * B, reset, carried, h, reverse)
         y = (states * C).sum(-2, keepdims=True)
         return states[0 if reverse else -1], (y, h)
 
@@ -82,50 +82,47 @@ _recurrence.defvjp(_forward, _backward)
 def _adjoint_chunk(A, reverse, carry, inputs):
     g, dA = carry
     start, (x, dt, B, C, reset), dy = inputs
-    a, u = _steps(A, x, dt, B, reset)
-    states = _solve(a, u, _carried(A, dt, reset, reverse), start, reverse)
+    a, carried = jnp.exp(dt * A), _carried(A, dt, reverse)
+    states = _solve(a, dt * x * B, reset, carried, start, reverse)
     before = _shift(states, start, reverse)
     # The carried `g` arrives multiplied with the decay of its own step.
     following = _shift(a, 1, not reverse)
-    carried = _carried(
-        *(A, _shift(dt, 0, not reverse), _shift(reset, False, not reverse)),
-        not reverse,
-    )
-    dstates = _solve(following, C * dy, carried, g, not reverse)
+    carried = _carried(A, _shift(dt, 0, not reverse), not reverse)
+    reset_behind = _shift(reset, False, not reverse)
+    dstates = _solve(following, C * dy, reset_behind, carried, g, not reverse)
     dC, dB = over_channels(states, dy), over_channels(dstates, dt * x)
     dB_x = (dstates * B).sum(-2, keepdims=True)
-    passed = a * dstates
-    d_exponent = passed * before
+    passed = forget(a * dstates, reset)
+    d_exponent = passed * forget(before, reset)
     ddt = (d_exponent * A).sum(-2, keepdims=True) + dB_x * x
     dA = dA + (d_exponent * dt).sum(0)
     return (passed[-1 if reverse else 0], dA), (dB_x * dt, ddt, dB, dC)
 
 
-def _steps(A, x, dt, B, reset):
-    """Each step as a map `h -> a h + u`, both (q, b, g, n, d/g)."""
-    return forget(jnp.exp(dt * A), reset), dt * x * B
-
-
-def _carried(A, dt, reset, reverse):
+def _carried(A, dt, reverse):
     """What is left of the state before the chunk after each of its steps.
 
     It is the product of the decays, but as the exponential of a sum: products
     of numbers close to 1 are rounded down, which adds up from chunk to chunk.
     """
-    total = lax.cumsum(dt, axis=0, reverse=reverse)
-    if reset is not None:
-        reset = lax.cumsum(reset.astype("int32"), axis=0, reverse=reverse) > 0
-    return forget(jnp.exp(total * A), reset)
+    return jnp.exp(lax.cumsum(dt, axis=0, reverse=reverse) * A)
 
 
-def _solve(a, u, carried, h, reverse):
-    """All states of `h[t] = a[t] h[t-1] + u[t]`, the first after `h`."""
+def _solve(a, u, reset, carried, h, reverse):
+    """All states of `h[t] = a[t] h[t-1] + u[t]`, the first after `h`.
+
+    Where `reset` is True, `h[t] = u[t]`. That is selected and not a decay of
+    0, which would hand on an infinity.
+    """
 
     def compose(first, second):
-        return first[0] * second[0], second[0] * first[1] + second[1]
+        (first_a, first_u, first_reset), (a, u, reset) = first, second
+        u = a * forget(first_u, reset) + u
+        reset = None if reset is None else first_reset | reset
+        return first_a * a, u, reset
 
-    _, u = lax.associative_scan(compose, (a, u), reverse=reverse)
-    return carried * h + u
+    _, u, reset = lax.associative_scan(compose, (a, u, reset), reverse=reverse)
+    return carried * forget(h, reset) + u
 
 
 def _shift(v, first, reverse):

@@ -20,8 +20,10 @@ from keras_ssm.kernels.xla.selective_scan import (
     Layout,
     buffer,
     forget,
+    joined,
     loop,
     read,
+    repeated,
     series,
     write,
 )
@@ -57,19 +59,19 @@ def _forward(reverse, x, dt, A, B, C, h, resets):
 
     def chunk(c, h, y, starts):
         x, dt, B, C, reset = read(inputs, c)
-        carried = _carried(decay, dt, reset, reverse)
-        states = _solve(*_steps(decay, x, dt, B, reset), carried, h, reverse)
+        a, carried = tf.exp(dt * decay), _carried(decay, dt, reverse)
+        states = _solve(a, dt * x * B, reset, carried, h, reverse)
         total = tf.reduce_sum(states * C, -2, keepdims=True)
         end = states[0 if reverse else -1]
         return end, y.write(c, total), starts.write(c, h)
 
     q = _chunk_size(layout)
     count = layout.count(q)
-    y = buffer(count, _repeated(start[..., :1, :], q))
+    y = buffer(count, repeated(start[..., :1, :], q))
     end, y, starts = loop(
         chunk, (start, y, buffer(count, start)), 0, count, reverse
     )
-    outputs = layout.from_rows(_joined(y)), layout.from_state(end)
+    outputs = layout.from_rows(joined(y)), layout.from_state(end)
     return outputs, (x, dt, A, B, C, resets, starts.stack())
 
 
@@ -88,13 +90,13 @@ def _backward(reverse, residuals, dy, dh):
     )
     g = layout.state(dh)
     q = _chunk_size(layout)
-    row, column = (_repeated(v, q) for v in (g[..., :1, :], g[..., :1]))
+    row, column = (repeated(v, q) for v in (g[..., :1, :], g[..., :1]))
     gradients = tuple(
         buffer(layout.count(q), v) for v in (row, row, column, column)
     )
     carry = (g, tf.zeros_like(g), gradients)
     g, dA, gradients = loop(adjoint, carry, 0, layout.count(q), not reverse)
-    dx, ddt, dB, dC = (_joined(gradient) for gradient in gradients)
+    dx, ddt, dB, dC = (joined(gradient) for gradient in gradients)
     return (
         layout.from_rows(dx),
         layout.from_rows(ddt),
@@ -108,71 +110,79 @@ def _backward(reverse, residuals, dy, dh):
 
 def _adjoint_chunk(A, reverse, starts, inputs, c, g, dA, gradients):
     x, dt, B, C, reset, dy = read(inputs, c)
-    start = starts.read(c)
-    a, u = _steps(A, x, dt, B, reset)
-    states = _solve(a, u, _carried(A, dt, reset, reverse), start, reverse)
+    start, a = starts.read(c), tf.exp(dt * A)
+    carried = _carried(A, dt, reverse)
+    states = _solve(a, dt * x * B, reset, carried, start, reverse)
     before = _shift(states, start, reverse)
     # The carried `g` arrives multiplied with the decay of its own step.
     following = _shift(a, tf.ones_like(start), not reverse)
     carried = _carried(
-        A,
-        _shift(dt, tf.zeros_like(dt[0]), not reverse),
-        _shift_resets(reset, not reverse),
-        not reverse,
+        A, _shift(dt, tf.zeros_like(dt[0]), not reverse), not reverse
     )
-    dstates = _solve(following, C * dy, carried, g, not reverse)
+    reset_behind = _shift_resets(reset, not reverse)
+    dstates = _solve(following, C * dy, reset_behind, carried, g, not reverse)
     dC = tf.reduce_sum(dy * states, -1, keepdims=True)
     dB = tf.reduce_sum(dstates * (dt * x), -1, keepdims=True)
     dB_x = tf.reduce_sum(dstates * B, -2, keepdims=True)
-    passed = a * dstates
-    d_exponent = passed * before
+    passed = forget(a * dstates, reset)
+    d_exponent = passed * forget(before, reset)
     ddt = tf.reduce_sum(d_exponent * A, -2, keepdims=True) + dB_x * x
     dA = dA + tf.reduce_sum(d_exponent * dt, 0)
     gradients = write(gradients, c, (dB_x * dt, ddt, dB, dC))
     return passed[-1 if reverse else 0], dA, gradients
 
 
-def _steps(A, x, dt, B, reset):
-    """Each step as a map `h -> a h + u`, both (q, b, g, n, d/g)."""
-    return forget(tf.exp(dt * A), reset), dt * x * B
-
-
-def _carried(A, dt, reset, reverse):
+def _carried(A, dt, reverse):
     """What is left of the state before the chunk after each of its steps.
 
     It is the product of the decays, but as the exponential of a sum: products
     of numbers close to 1 are rounded down, which adds up from chunk to chunk.
     """
-    total = tf.cumsum(dt, reverse=reverse)
-    if reset is not None:
-        reset = tf.cumsum(tf.cast(reset, tf.int32), reverse=reverse) > 0
-    return forget(tf.exp(total * A), reset)
+    return tf.exp(tf.cumsum(dt, reverse=reverse) * A)
 
 
-def _solve(a, u, carried, h, reverse):
-    """All states of `h[t] = a[t] h[t-1] + u[t]`, the first after `h`."""
+def _solve(a, u, reset, carried, h, reverse):
+    """All states of `h[t] = a[t] h[t-1] + u[t]`, the first after `h`.
+
+    Where `reset` is True, `h[t] = u[t]`. That is selected and not a decay of
+    0, which would hand on an infinity.
+    """
     width = 1
     while width < a.shape[0]:
-        a, u = _compose(a, u, width, reverse)
+        a, u, reset = _compose(a, u, reset, width, reverse)
         width *= 2
-    return carried * h + u
+    return carried * forget(h, reset) + u
 
 
-def _compose(a, u, width, reverse):
+def _compose(a, u, reset, width, reverse):
     """Appends to every other run of `width` maps the map before it."""
-    shape = ops.shape(a)
-    runs = (shape[0] // (2 * width), 2, width, *shape[1:])
-    a, u = tf.reshape(a, runs), tf.reshape(u, runs)
-    early, late = (1, 0) if reverse else (0, 1)
-    edge = slice(0, 1) if reverse else slice(width - 1, width)
-    later_a, later_u = a[:, late], u[:, late]
-    composed_a = [a[:, early], later_a * a[:, early, edge]]
-    composed_u = [u[:, early], later_a * u[:, early, edge] + later_u]
-    a, u = (
-        tf.stack(pair[::-1] if reverse else pair, axis=1)
-        for pair in (composed_a, composed_u)
+    (early_a, later_a), (early_u, later_u) = (
+        _runs(v, width, reverse) for v in (a, u)
     )
-    return tf.reshape(a, shape), tf.reshape(u, shape)
+    edge = slice(0, 1) if reverse else slice(width - 1, width)
+    before = early_u[:, edge]
+    if reset is not None:
+        early, later = _runs(reset, width, reverse)
+        before = forget(before, later)
+        later = tf.logical_or(later, early[:, edge])
+        reset = _alternate(early, later, reset, reverse)
+    later_u = later_a * before + later_u
+    later_a = later_a * early_a[:, edge]
+    a = _alternate(early_a, later_a, a, reverse)
+    return a, _alternate(early_u, later_u, u, reverse), reset
+
+
+def _runs(v, width, reverse):
+    """Every other run of `width` steps, and the runs that come after them."""
+    shape = ops.shape(v)
+    v = tf.reshape(v, (shape[0] // (2 * width), 2, width, *shape[1:]))
+    return (v[:, 1], v[:, 0]) if reverse else (v[:, 0], v[:, 1])
+
+
+def _alternate(early, later, like, reverse):
+    """The inverse of `_runs`."""
+    pair = [later, early] if reverse else [early, later]
+    return tf.reshape(tf.stack(pair, axis=1), ops.shape(like))
 
 
 def _shift(v, first, reverse):
@@ -214,15 +224,3 @@ def _chunks(layout, v):
     after = count * q - layout.length
     v = tf.pad(v, [(0, after)] + [(0, 0)] * (v.shape.rank - 1))
     return series(tf.reshape(v, (count, q, *ops.shape(v)[1:])))
-
-
-def _joined(chunks):
-    """The inverse of `_chunks`, with the padding."""
-    v = chunks.stack()
-    shape = ops.shape(v)
-    return tf.reshape(v, (shape[0] * shape[1], *shape[2:]))
-
-
-def _repeated(v, q):
-    """(...) -> (q, ...)."""
-    return tf.repeat(v[None], q, axis=0)
