@@ -17,7 +17,7 @@ QUICK = (
     "packed_and_padded",
     *("test_half_precision[selective_scan-triton-bfloat16-padded", "dtypes"),
     *("two_parts", "packing", "rows_are_independent", "nothing_in"),
-    *("two_runs", "inputs_are_not", "compile_without", "autocast"),
+    *("two_runs", "inputs_are_not"),
 )
 # Tests with a thousand steps, or of other implementations.
 LEFT_OUT = ("long_text", "l1000", "portable", "default_compiler")

@@ -12,7 +12,7 @@ import oracle
 import pytest
 from cases import Case, make_cotangents, make_inputs
 from compare import as_array, assert_same
-from harness import check, only_on, run
+from harness import call, check, only_on, run
 
 only_on("torch")
 pytest.importorskip("triton")
@@ -97,10 +97,46 @@ def test_time_in_chunks(op, case):
 
 
 @runs
+@pytest.mark.parametrize("reverse", (False, True))
+def test_a_document_of_one_step_at_the_end(reverse):
+    # Steps behind the last must not start anew like it.
+    case = dataclasses.replace(WHOLE, l=5, n=3, reverse=reverse)
+    arrays, options = make_inputs("selective_scan", case)
+    arrays["segment_ids"] = np.array([[1, 0, 0, 0, 1]] * case.b)
+    cotangents = make_cotangents("selective_scan", case)
+    actual = run("selective_scan", arrays, options, "triton", cotangents)
+    check(actual, oracle.solve("selective_scan", arrays, options, cotangents))
+
+
+@runs
+def test_compiled_without_graph_breaks():
+    arrays, options = make_inputs(
+        "selective_scan", dataclasses.replace(WHOLE, b=1, l=3, n=2)
+    )
+    cotangents = [torch.ones(1, 3, 5), torch.ones(1, 5, 2)]
+    results = []
+    for wrap in (
+        lambda function: function,
+        torch.compile(fullgraph=True, backend="aot_eager"),
+    ):
+        given = {
+            name: torch.tensor(v, dtype=torch.float32, requires_grad=True)
+            for name, v in arrays.items()
+        }
+        outputs = wrap(call)("selective_scan", given, options, "triton")
+        inputs = list(given.values())
+        found = torch.autograd.grad(outputs, inputs, cotangents)
+        results.append((*outputs, *found))
+    for one, other in zip(*results, strict=True):
+        assert_same(one, other)
+
+
+@runs
 @pytest.mark.usefixtures("split", "uninitialized_memory")
 def test_the_same_bits_in_chunks():
-    first, _ = solve("selective_scan", SPLIT[1])
-    again, _ = solve("selective_scan", SPLIT[1])
+    case = dataclasses.replace(SPLIT[2], l=12)
+    first, _ = solve("selective_scan", case)
+    again, _ = solve("selective_scan", case)
     assert_same(first.y, again.y)
     for name, gradient in first.gradients.items():
         assert_same(gradient, again.gradients[name], name)

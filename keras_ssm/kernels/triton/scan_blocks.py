@@ -7,6 +7,8 @@ import triton
 # Steps from one saved state to the next. With 16 states that is a byte for
 # each element of x.
 EVERY = 64
+# Programs for each multiprocessor that hide one another's waits.
+ENOUGH = 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,20 +42,42 @@ class Blocks:
         )
 
 
-def forward_blocks(width: int, n: int, lanes: int) -> Blocks:
-    """The sizes of the forward kernel, for `width` channels in a group."""
-    return Blocks(_channels(width, n, lanes), steps=4)
+def forward_blocks(
+    width: int, n: int, lanes: int, pairs: int = 1, fill: int = 0
+) -> Blocks:
+    """The sizes of the forward kernel.
+
+    Args:
+        width: Channels in a group.
+        n: States of a channel.
+        lanes: Lanes of a warp.
+        pairs: How many groups there are in all rows.
+        fill: How many programs there should be. The more states a lane has,
+            the less its programs compute twice, but the fewer there are.
+    """
+    for states, steps in ((16, 8), (8, 4), (4, 4)):
+        blocks = Blocks(_channels(width, n, lanes, states), steps)
+        if pairs * triton.cdiv(width, blocks.channels) >= fill:
+            break
+    return blocks
 
 
-def backward_blocks(width: int, n: int, lanes: int) -> Blocks:
-    """The sizes of the backward kernel: as many steps as fit registers."""
-    return Blocks(_channels(width, n, lanes), steps=2)
+def backward_blocks(
+    width: int, n: int, lanes: int, pairs: int = 1, fill: int = 0
+) -> Blocks:
+    """The sizes of the backward kernel: as many steps as fit registers.
+
+    Its arguments are those of `forward_blocks`. Where nothing has to be
+    filled, since time is split, lanes have more states and fewer steps.
+    """
+    states, steps = (4, 4) if fill else (8, 2)
+    return Blocks(_channels(width, n, lanes, states), steps)
 
 
-def _channels(width, n, lanes):
-    """As many as give a lane eight states, and not more than there are."""
+def _channels(width, n, lanes, states):
+    """As many as give a lane so many states, and not more than there are."""
     N = triton.next_power_of_2(n)
-    most = min(lanes, 8 * lanes // N, triton.next_power_of_2(width))
+    most = min(lanes, states * lanes // N, triton.next_power_of_2(width))
     return max(most, lanes // N, 1)
 
 

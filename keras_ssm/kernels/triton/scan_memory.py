@@ -160,7 +160,8 @@ def read_flags(v, left, COUNT: tl.constexpr):
     if len(v) > 0:
         p, step = v
         for k in tl.static_range(COUNT):
-            flags = flags + (tl.load(p + tl.minimum(k, left - 1) * step) != 0,)
+            flag = tl.load(p + tl.minimum(k, left - 1) * step) != 0
+            flags = flags + (flag & (left > k),)
     return flags
 
 
