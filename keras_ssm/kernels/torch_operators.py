@@ -1,8 +1,8 @@
 """Fused kernels as custom operators of PyTorch.
 
-An implementation brings two functions that run kernels; here they become
-operators that `torch.compile`, autograd and `torch.func` know, and a function
-with the op's canonical signature.
+An implementation brings two functions that run kernels. They become operators
+here, which `torch.compile` takes as they are, and the two operators a function
+that autograd and `torch.func` can differentiate once.
 """
 
 import torch
@@ -15,9 +15,12 @@ _CONVOLUTION = (
     "Tensor x, Tensor weight, Tensor? bias, Tensor state, Tensor? resets"
 )
 
+# The operators by name, in the form that `torch.compile` knows.
+_OPERATORS = {}
 
-def selective_scan(name: str, results, forward, backward):
-    """Makes the function `selective_scan` of an implementation.
+
+def register_scan(name: str, results, forward, backward) -> None:
+    """Makes the operators of a selective scan, for `Scan`.
 
     Args:
         name: Of the implementation.
@@ -30,69 +33,25 @@ def selective_scan(name: str, results, forward, backward):
             the state, what is saved, `dt_softplus` and `reverse`. Returns the
             gradients of the tensors before the mask, in their dtypes.
     """
-    operator = torch.library.custom_op(
-        f"keras_ssm::{name}_selective_scan",
-        forward,
-        mutates_args=(),
-        schema=f"({_SCAN}, bool dt_softplus, bool reverse, bool keep) -> "
-        "(Tensor, Tensor, Tensor)",
-    )
-    gradient = torch.library.custom_op(
-        f"keras_ssm::{name}_selective_scan_backward",
-        _present(backward, 9),
-        mutates_args=(),
-        schema=f"({_SCAN}, Tensor dy, Tensor dstate, Tensor saved, "
-        f"bool dt_softplus, bool reverse) -> ({_tensors(9)})",
-    )
+    schema = f"({_SCAN}, bool dt_softplus, bool reverse, bool keep)"
+    operator = _register(f"{name}_selective_scan", forward, schema, 3)
     operator.register_fake(
         lambda *arguments: results(
             arguments[0], arguments[2].shape[1], arguments[-1]
         )
     )
-    gradient.register_fake(_like(9))
-    once = _only_once(name, gradient)
-
-    class Scan(torch.autograd.Function):
-        """The operator and its gradient, also for `torch.func`."""
-
-        generate_vmap_rule = True
-
-        @staticmethod
-        def forward(*arguments):
-            return operator(*arguments)
-
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            *tensors, ctx.dt_softplus, ctx.reverse, _ = inputs
-            ctx.mark_non_differentiable(output[2])
-            ctx.set_materialize_grads(False)
-            ctx.save_for_backward(*tensors, output[2])
-
-        @staticmethod
-        def backward(ctx, dy, dstate, _):
-            *tensors, saved = ctx.saved_tensors
-            dy = torch.zeros_like(tensors[0]) if dy is None else dy
-            if dstate is None:
-                dstate = torch.zeros_like(tensors[8])
-            found = once.apply(
-                *(*tensors, dy, dstate, saved), ctx.dt_softplus, ctx.reverse
-            )
-            return (*_of_present(tensors, found), *(None,) * 5)
-
-    # For those who call the operator itself, as `torch.library.opcheck` does.
-    operator.register_autograd(Scan.backward, setup_context=Scan.setup_context)
-
-    def selective_scan(*tensors, dt_softplus, reverse):
-        """The op on canonical tensors; see `keras_ssm.ops.selective_scan`."""
-        keep = torch.is_grad_enabled()
-        y, state, _ = Scan.apply(*tensors, dt_softplus, reverse, keep)
-        return y, state
-
-    return selective_scan
+    _register_gradient(
+        f"{name}_selective_scan_backward",
+        f"({_SCAN}, Tensor dy, Tensor dstate, Tensor saved, "
+        "bool dt_softplus, bool reverse)",
+        backward,
+        9,
+    )
+    _register_autograd(operator, name, Scan)
 
 
-def causal_conv1d(name: str, forward, backward):
-    """Makes the function `causal_conv1d` of an implementation.
+def register_convolution(name: str, forward, backward) -> None:
+    """Makes the operators of a causal convolution, for `Convolution`.
 
     Args:
         name: Of the implementation.
@@ -103,104 +62,223 @@ def causal_conv1d(name: str, forward, backward):
             before the resets, in their dtypes.
     """
     options = "str? activation, bool reverse"
-    operator = torch.library.custom_op(
-        f"keras_ssm::{name}_causal_conv1d",
-        forward,
-        mutates_args=(),
-        schema=f"({_CONVOLUTION}, {options}) -> Tensor",
-    )
-    gradient = torch.library.custom_op(
-        f"keras_ssm::{name}_causal_conv1d_backward",
-        _present(backward, 4),
-        mutates_args=(),
-        schema=f"({_CONVOLUTION}, Tensor dy, {options}) -> ({_tensors(4)})",
-    )
+    schema = f"({_CONVOLUTION}, {options})"
+    operator = _register(f"{name}_causal_conv1d", forward, schema, 1)
     operator.register_fake(lambda x, *others: x.new_empty(x.shape))
-    gradient.register_fake(_like(4))
-    once = _only_once(name, gradient)
-
-    class Convolution(torch.autograd.Function):
-        """The operator and its gradient, also for `torch.func`."""
-
-        generate_vmap_rule = True
-
-        @staticmethod
-        def forward(*arguments):
-            return operator(*arguments)
-
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            *tensors, ctx.activation, ctx.reverse = inputs
-            ctx.save_for_backward(*tensors)
-
-        @staticmethod
-        def backward(ctx, dy):
-            tensors = ctx.saved_tensors
-            found = once.apply(*tensors, dy, ctx.activation, ctx.reverse)
-            return (*_of_present(tensors, found), None, None, None)
-
-    operator.register_autograd(
-        Convolution.backward, setup_context=Convolution.setup_context
+    _register_gradient(
+        f"{name}_causal_conv1d_backward",
+        f"({_CONVOLUTION}, Tensor dy, {options})",
+        backward,
+        4,
     )
-
-    def causal_conv1d(*tensors, activation, reverse):
-        """The op on canonical tensors; see `keras_ssm.ops.causal_conv1d`."""
-        return Convolution.apply(*tensors, activation, reverse)
-
-    return causal_conv1d
+    _register_autograd(operator, name, Convolution)
 
 
-def _only_once(name, gradient):
+# `torch.compile` counts the arguments of `forward`: they have to be spelt out.
+
+
+class Scan(torch.autograd.Function):
+    """Takes the name, the canonical tensors, the options, and `keep`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        name,
+        x,
+        dt,
+        A,
+        B,
+        C,
+        D,
+        z,
+        dt_bias,
+        state,
+        mask,
+        resets,
+        dt_softplus,
+        reverse,
+        keep,
+    ):
+        tensors = x, dt, A, B, C, D, z, dt_bias, state, mask, resets
+        return _OPERATORS[f"{name}_selective_scan"](
+            *tensors, dt_softplus, reverse, keep
+        )
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.name, *tensors, ctx.dt_softplus, ctx.reverse, _ = inputs
+        ctx.mark_non_differentiable(output[2])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors, output[2])
+
+    @staticmethod
+    def backward(ctx, dy, dstate, _):
+        *tensors, saved = ctx.saved_tensors
+        dy = torch.zeros_like(tensors[0]) if dy is None else dy
+        dstate = torch.zeros_like(tensors[8]) if dstate is None else dstate
+        found = _ScanGradient.apply(
+            *(ctx.name, *tensors, dy, dstate, saved),
+            *(ctx.dt_softplus, ctx.reverse),
+        )
+        return (None, *_of_present(tensors, found), *(None,) * 5)
+
+
+class Convolution(torch.autograd.Function):
+    """Takes the name, the canonical tensors, and the options."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        name,
+        x,
+        weight,
+        bias,
+        state,
+        resets,
+        activation,
+        reverse,
+    ):
+        tensors = x, weight, bias, state, resets
+        return _OPERATORS[f"{name}_causal_conv1d"](
+            *tensors, activation, reverse
+        )
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.name, *tensors, ctx.activation, ctx.reverse = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx, dy):
+        tensors = ctx.saved_tensors
+        found = _ConvolutionGradient.apply(
+            ctx.name, *tensors, dy, ctx.activation, ctx.reverse
+        )
+        return (None, *_of_present(tensors, found), None, None, None)
+
+
+class _Once(torch.autograd.Function):
     """A gradient as a function that says that it has none."""
 
-    class Gradient(torch.autograd.Function):
-        generate_vmap_rule = True
+    generate_vmap_rule = True
 
-        @staticmethod
-        def forward(*arguments):
-            return gradient(*arguments)
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.name = inputs[0]
 
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            pass
+    @staticmethod
+    def backward(ctx, *gradients):
+        raise NotImplementedError(
+            f"The implementation {ctx.name!r} has first derivatives only."
+        )
 
-        @staticmethod
-        def backward(ctx, *gradients):
-            raise NotImplementedError(
-                f"The implementation {name!r} has first derivatives only."
+
+class _ScanGradient(_Once):
+    @staticmethod
+    def forward(
+        name,
+        x,
+        dt,
+        A,
+        B,
+        C,
+        D,
+        z,
+        dt_bias,
+        state,
+        mask,
+        resets,
+        dy,
+        dstate,
+        saved,
+        dt_softplus,
+        reverse,
+    ):
+        tensors = (
+            x,
+            dt,
+            A,
+            B,
+            C,
+            D,
+            z,
+            dt_bias,
+            state,
+            mask,
+            resets,
+            dy,
+            dstate,
+            saved,
+        )
+        return _OPERATORS[f"{name}_selective_scan_backward"](
+            *tensors, dt_softplus, reverse
+        )
+
+
+class _ConvolutionGradient(_Once):
+    @staticmethod
+    def forward(
+        name,
+        x,
+        weight,
+        bias,
+        state,
+        resets,
+        dy,
+        activation,
+        reverse,
+    ):
+        tensors = x, weight, bias, state, resets, dy
+        return _OPERATORS[f"{name}_causal_conv1d_backward"](
+            *tensors, activation, reverse
+        )
+
+
+def _register_gradient(name, arguments, backward, count):
+    """Operators return tensors: empty ones for those that are absent."""
+
+    def gradients(*arguments):
+        return tuple(
+            arguments[0].new_empty(0) if v is None else gradient
+            for v, gradient in zip(
+                arguments[:count], backward(*arguments), strict=True
             )
-
-    return Gradient
-
-
-def _tensors(count):
-    return ", ".join(["Tensor"] * count)
-
-
-def _like(count):
-    """A fake gradient: the shapes of the first `count` arguments."""
-
-    def fake(x, *others):
-        return tuple(
-            x.new_empty(0) if v is None else v.new_empty(v.shape)
-            for v in (x, *others[: count - 1])
         )
 
-    return fake
-
-
-def _present(backward, count):
-    """Operators return tensors: empty ones as gradients of absent inputs."""
-
-    def present(x, *others):
-        found = backward(x, *others)
-        given = (x, *others[: count - 1])
+    def shapes(*arguments):
         return tuple(
-            x.new_empty(0) if v is None else gradient
-            for v, gradient in zip(given, found, strict=True)
+            arguments[0].new_empty(0) if v is None else v.new_empty(v.shape)
+            for v in arguments[:count]
         )
 
-    return present
+    _register(name, gradients, arguments, count).register_fake(shapes)
+
+
+def _register(name, function, arguments, count):
+    """An operator that returns so many tensors."""
+    tensors = ", ".join(["Tensor"] * count)
+    operator = torch.library.custom_op(
+        f"keras_ssm::{name}",
+        function,
+        mutates_args=(),
+        schema=f"{arguments} -> ({tensors})",
+    )
+    _OPERATORS[name] = getattr(torch.ops.keras_ssm, name).default
+    return operator
+
+
+def _register_autograd(operator, name, function):
+    """For those who call the operator itself, as `torch.library.opcheck`."""
+
+    def setup_context(ctx, inputs, output):
+        function.setup_context(ctx, (name, *inputs), output)
+
+    def backward(ctx, *gradients):
+        return function.backward(ctx, *gradients)[1:]
+
+    operator.register_autograd(backward, setup_context=setup_context)
 
 
 def _of_present(tensors, found):

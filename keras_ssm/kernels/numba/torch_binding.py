@@ -9,8 +9,6 @@ from keras_ssm.kernels.numba.frames import SIZES, TENSORS, WORDS
 # Below this many numbers, waking another thread costs more than it saves.
 SERIAL = 1 << 16
 
-ONLY_FIRST = "The implementation 'numba' has first derivatives only."
-
 
 def unsupported(x, *others, **options):
     """Why PyTorch cannot use these kernels for `x`, or `None`."""

@@ -73,4 +73,11 @@ def _constants(weight, activation, reverse):
     )
 
 
-causal_conv1d = torch_operators.causal_conv1d("triton", _forward, _backward)
+torch_operators.register_convolution("triton", _forward, _backward)
+
+
+def causal_conv1d(*tensors, activation, reverse):
+    """The op on canonical tensors; see `keras_ssm.ops.causal_conv1d`."""
+    return torch_operators.Convolution.apply(
+        *("triton", *tensors, activation, reverse)
+    )

@@ -5,6 +5,8 @@ through time side by side. Where these are too few to fill the GPU,
 `scan_chunks.py` splits time as well.
 """
 
+import functools
+
 import torch
 import triton
 
@@ -102,9 +104,16 @@ def _backward(*arguments):
     )
 
 
-selective_scan = torch_operators.selective_scan(
-    "triton", _results, _forward, _backward
-)
+torch_operators.register_scan("triton", _results, _forward, _backward)
+
+
+def selective_scan(*tensors, dt_softplus, reverse):
+    """The op on canonical tensors; see `keras_ssm.ops.selective_scan`."""
+    keep = torch.is_grad_enabled()
+    y, state, _ = torch_operators.Scan.apply(
+        *("triton", *tensors, dt_softplus, reverse, keep)
+    )
+    return y, state
 
 
 class Plan:
@@ -121,18 +130,23 @@ class Plan:
     def __init__(self, blocks, x, B, softplus, reverse):
         (b, l, d), (g, n) = x.shape, B.shape[2:]
         warp = lanes(x.device)
-        blocks = blocks(d // g, n, warp)
-        self.steps = blocks.steps
-        self.blocks = triton.cdiv(d // g, blocks.channels)
+        choice = functools.partial(blocks, d // g, n, warp)
+        count = processors(x.device)
+        sizes = choice()
+        programs = b * g * triton.cdiv(d // g, sizes.channels)
+        of_chunk = scan_blocks.chunk_steps(l, programs, count)
+        if of_chunk == l:
+            sizes = choice(b * g, scan_blocks.ENOUGH * count)
+        self.steps = sizes.steps
+        self.blocks = triton.cdiv(d // g, sizes.channels)
         programs = b * g * self.blocks
-        of_chunk = scan_blocks.chunk_steps(l, programs, processors(x.device))
         self.chunks = triton.cdiv(l, of_chunk)
         self.programs = programs * self.chunks
         self.sizes = b, l, d, g, of_chunk
         self.constants = dict(
-            **blocks.constants(n, warp), SOFTPLUS=softplus, REVERSE=reverse
+            **sizes.constants(n, warp), SOFTPLUS=softplus, REVERSE=reverse
         )
-        self.states = self.constants["N"] * blocks.channels
+        self.states = self.constants["N"] * sizes.channels
 
     def start(self, v, dt, A, maps, z, dt_bias, state, *marks, adjoint):
         """The state that each chunk starts from, and its strides.
