@@ -112,8 +112,12 @@ def _run(call):
     causal_conv1d._backward(*given, x, "silu", call.reverse)
 
 
+@pytest.mark.parametrize("enough", (0, 10**9), ids=("many", "few"))
 @pytest.mark.parametrize("cc", (80, 90))
-def test_nothing_spills(launches, cc):
+def test_nothing_spills(launches, cc, enough, monkeypatch):
+    # As with so many programs that the largest are chosen, and with so few
+    # that the smallest are.
+    monkeypatch.setattr(scan_blocks, "ENOUGH", enough)
     for launched in launches(CALLS["mamba"], 32):
         check_nvidia(launched, cc)
 
