@@ -60,6 +60,17 @@ def constant(function):
     return function
 
 
+@constant
+def exporting() -> bool:
+    """Whether PyTorch is exporting what is called.
+
+    PyTorch 2.11 tells what it compiles that it is, if asked while compiling.
+    """
+    import torch
+
+    return torch.compiler.is_exporting()
+
+
 @functools.cache
 def _run_jax():
     import jax

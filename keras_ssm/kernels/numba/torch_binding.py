@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from keras_ssm.kernels import platforms
 from keras_ssm.kernels.numba import compiled, threads
 from keras_ssm.kernels.numba.frames import SIZES, TENSORS, WORDS
 
@@ -12,7 +13,7 @@ SERIAL = 1 << 16
 
 def unsupported(x, *others, **options):
     """Why PyTorch cannot use these kernels for `x`, or `None`."""
-    if torch.compiler.is_exporting():
+    if platforms.exporting():
         return "it cannot be exported"
     if x.device.type not in ("cpu", "meta"):
         return "needs CPU tensors"

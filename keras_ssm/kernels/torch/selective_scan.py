@@ -7,7 +7,7 @@ gets plain operators instead.
 
 import torch
 
-from keras_ssm.kernels import border
+from keras_ssm.kernels import border, platforms
 from keras_ssm.kernels.torch import composite, loop
 
 
@@ -25,7 +25,7 @@ def selective_scan(*tensors, dt_softplus, reverse):
 
 def recurrence(x, dt, A, B, C, h, resets, reverse):
     """`h[t] = exp(dt[t] A) h[t-1] + dt[t] B[t] x[t]; y[t] = C[t] h[t]`."""
-    if torch.compiler.is_exporting():
+    if platforms.exporting():
         return composite.recurrence(x, dt, A, B, C, h, resets, reverse)
     y, h, _ = _Recurrence.apply(x, dt, A, B, C, h, resets, reverse)
     return y, h

@@ -5,6 +5,8 @@ import contextlib
 import torch
 import triton
 
+from keras_ssm.kernels import platforms
+
 # Further apart, offsets between the steps of a segment would not fit into 32
 # bits.
 _FAR = 2**31 // 256
@@ -15,7 +17,7 @@ _LANES = 32
 
 def unsupported(x, *others, **options):
     """Why these kernels cannot be used for `x`, or `None`."""
-    if torch.compiler.is_exporting():
+    if platforms.exporting():
         return "it cannot be exported"
     if x.device.type != "cuda" and not interpreting():
         return "needs CUDA tensors"
