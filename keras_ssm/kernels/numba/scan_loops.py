@@ -309,7 +309,6 @@ def _backward_block(
         if resets_at(f, row, t):
             for j in range(n):
                 update = u * splat(get(zero, b_at, at_b + j))
-                store(decays, i + j * LANES, none)
                 store(states, i + (n + j) * LANES, update)
             continue
         for j in range(n):
@@ -347,6 +346,7 @@ def _backward_block(
             gate = sigmoid(z)
             dinner = dy * (z * gate)
         along, through = none, none
+        anew = resets_at(f, row, t)
         at_b = step_of(f, B, row, t) + group * n
         at_c = step_of(f, C, row, t) + group * n
         for j in range(n):
@@ -358,6 +358,10 @@ def _backward_block(
             store(dc, m, fma(dinner, after, load(zero, dc, m)))
             store(db, m, fma(u, g, load(zero, db, m)))
             along = fma(g, splat(get(zero, b_at, at_b + j)), along)
+            if anew:
+                # Not times 0: an infinite state is no business of this segment.
+                store(carried, j * LANES, none)
+                continue
             g = g * load(zero, decays, m)
             store(carried, j * LANES, g)
             g = g * load(zero, states, m)
