@@ -25,6 +25,13 @@ BACKENDS = {
     "numpy": "NumPy",
 }
 
+PLATFORMS = {
+    "cpu": "CPU",
+    "cpu graph": "CPU, graph without gradients",
+    "gpu": "GPU",
+    "tpu": "TPU",
+}
+
 PICTURES = {
     "lengths": "Time and peak memory against length",
     "peers": "Ours, peers and limits",
@@ -39,6 +46,7 @@ EVIDENCE = {
     ("jax", "gpu"): "run in part (H100); interpreted and lowered in CI",
     ("jax", "tpu"): "interpreted and lowered",
     ("tensorflow", "cpu"): "run",
+    ("tensorflow", "cpu graph"): "run",
     ("tensorflow", "gpu"): "claimed",
     ("numpy", "cpu"): "run",
 }
@@ -80,7 +88,7 @@ def matrix():
             for op in ops:
                 first, *others = PREFERENCES[op, backend][platform]
                 cells.append(", ".join([f"**{first}**", *others]))
-            title_of_row = f"{title}, {platform.upper()}"
+            title_of_row = f"{title}, {PLATFORMS[platform]}"
             tested = EVIDENCE[backend, platform]
             lines.append(report.row(title_of_row, *cells, tested))
     return "\n".join(lines) + "\n"

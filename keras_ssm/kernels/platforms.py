@@ -2,6 +2,10 @@
 
 PyTorch tensors say so themselves. TensorFlow and JAX programs are placed
 later; JAX can even be asked to hold one implementation for each kind.
+
+A graph of TensorFlow may come to be saved and served where this library is not
+installed. It cannot tell, but nobody serves what a gradient tape records. So
+every other graph on a CPU counts as a platform of its own, "cpu graph".
 """
 
 import functools
@@ -15,6 +19,8 @@ def candidates(backend: str, tensor, platforms: tuple[str, ...]):
         return platforms
     if backend == "torch":
         return ("cpu" if tensor.device.type in ("cpu", "meta") else "gpu",)
+    if backend == "tensorflow" and here(backend) == "cpu" and _may_be_saved():
+        return ("cpu graph",)
     return (here(backend),)
 
 
@@ -69,6 +75,21 @@ def exporting() -> bool:
     import torch
 
     return torch.compiler.is_exporting()
+
+
+def recorded() -> bool:
+    """Whether a gradient tape of TensorFlow records what is called."""
+    try:
+        from tensorflow.python.eager import record
+    except ImportError:  # It is not public.
+        return False
+    return record.could_possibly_record()
+
+
+def _may_be_saved():
+    import tensorflow as tf
+
+    return not tf.executing_eagerly() and not recorded()
 
 
 @functools.cache

@@ -32,7 +32,8 @@ PREFERENCES = {
         "tpu": ("pallas", "lax", "lax_associative", "portable"),
     },
     ("selective_scan", "tensorflow"): {
-        "cpu": ("xla", "xla_associative", "portable"),
+        "cpu": ("numba", "xla", "xla_associative", "portable"),
+        "cpu graph": ("xla", "xla_associative", "portable", "numba"),
         "gpu": ("xla_associative", "xla", "portable"),
     },
     ("selective_scan", "torch"): {
@@ -46,7 +47,8 @@ PREFERENCES = {
         "tpu": ("pallas", "lax", "portable"),
     },
     ("causal_conv1d", "tensorflow"): {
-        "cpu": ("xla", "portable"),
+        "cpu": ("numba", "xla", "portable"),
+        "cpu graph": ("xla", "portable", "numba"),
         "gpu": ("xla", "portable"),
     },
     ("causal_conv1d", "torch"): {
@@ -55,11 +57,14 @@ PREFERENCES = {
     },
     ("causal_conv1d", "numpy"): {"cpu": ("portable",)},
     **{
-        (f"{op}_step", backend): {
-            platform: ("portable",) for platform in ("cpu", "gpu", "tpu")
-        }
+        (f"{op}_step", backend): {platform: ("portable",) for platform in on}
         for op in ("selective_scan", "causal_conv1d")
-        for backend in ("jax", "tensorflow", "torch", "numpy")
+        for backend, on in {
+            "jax": ("cpu", "gpu", "tpu"),
+            "tensorflow": ("cpu", "cpu graph", "gpu"),
+            "torch": ("cpu", "gpu"),
+            "numpy": ("cpu",),
+        }.items()
     },
 }
 

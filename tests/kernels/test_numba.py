@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from compare import as_array, assert_close, assert_same
 
+import keras_ssm
 from keras_ssm.ops import reference
 
 BACKEND = keras.config.backend()
-if BACKEND not in ("jax", "torch"):
-    pytest.skip("for PyTorch and JAX only", allow_module_level=True)
+if BACKEND not in ("jax", "tensorflow", "torch"):
+    pytest.skip("a backend without kernels", allow_module_level=True)
 pytest.importorskip("numba")
 
 from keras_ssm.kernels.numba import (  # noqa: E402
@@ -32,6 +33,9 @@ from keras_ssm.kernels.numba import (  # noqa: E402
 
 on_torch = pytest.mark.skipif(BACKEND != "torch", reason="about PyTorch")
 on_jax = pytest.mark.skipif(BACKEND != "jax", reason="about JAX")
+on_tensorflow = pytest.mark.skipif(
+    BACKEND != "tensorflow", reason="about TensorFlow"
+)
 
 # Large enough for several threads.
 B, L, D, N = 2, 100, 40, 16
@@ -78,15 +82,26 @@ def gradients(given):
         return jax.jit(jax.grad(_loss, argnums=tuple(range(len(given)))))(
             *given
         )
+    if BACKEND == "tensorflow":
+        return _gradients_tensorflow(given)
     import torch
 
     given = [v.requires_grad_() for v in given]
     return torch.autograd.grad(_loss(*given), given)
 
 
+def _gradients_tensorflow(given):
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        loss = _loss(*given)
+    return tape.gradient(loss, given)
+
+
 def _loss(*given):
     y, state = scan(*given)
-    return (y**2).sum() + (state**2).sum()
+    return keras.ops.sum(y**2) + keras.ops.sum(state**2)
 
 
 @pytest.mark.parametrize("d", (1, 15, 16, 17, 100))
@@ -381,3 +396,72 @@ def test_on_eight_devices():
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+class Served:
+    """A model of TensorFlow around the op, with one function to be served."""
+
+    def __init__(self, implementation=None):
+        import tensorflow as tf
+
+        given = tensors(arrays())
+        specs = [tf.TensorSpec(v.shape, v.dtype) for v in given[:5]]
+        self.given = given[:5]
+
+        @tf.function(input_signature=specs)
+        def serve(*given):
+            return keras_ssm.ops.selective_scan(
+                *given, dt_softplus=True, implementation=implementation
+            )
+
+        @tf.function(input_signature=specs)
+        def train(*given):
+            with tf.GradientTape() as tape:
+                tape.watch(given)
+                y = keras_ssm.ops.selective_scan(
+                    *given, dt_softplus=True, implementation=implementation
+                )
+            return tape.gradient(y, given)
+
+        self.serve, self.train = serve, train
+
+
+def _holds_kernels(function):
+    operations = function.get_concrete_function().graph.get_operations()
+    return "XlaCallModule" in {operation.type for operation in operations}
+
+
+@on_tensorflow
+def test_only_a_graph_with_gradients_calls_into_this_process():
+    chosen, named = Served(), Served("numba")
+    assert not _holds_kernels(chosen.serve)
+    assert _holds_kernels(chosen.train)
+    assert _holds_kernels(named.serve)
+    y = chosen.serve(*chosen.given)
+    assert_close(named.serve(*named.given), as_array(y), "float32")
+
+
+@on_tensorflow
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("call_module", None), ("_functions", lambda: None)],
+)
+def test_another_version_of_tensorflow(monkeypatch, name, value):
+    from keras_ssm.kernels.numba import tensorflow_binding
+
+    monkeypatch.setattr(tensorflow_binding, name, value)
+    given = tensors(arrays())
+    reason = selective_scan.unsupported(*given)
+    assert reason == "does not know the interface of this version of TensorFlow"
+    with pytest.raises(NotImplementedError, match=reason):
+        keras_ssm.ops.selective_scan(*given[:5], implementation="numba")
+    assert keras_ssm.ops.selective_scan(*given[:5]).shape == given[0].shape
+
+
+@on_tensorflow
+def test_a_tape_that_tensorflow_does_not_show(monkeypatch):
+    from tensorflow.python import eager
+
+    monkeypatch.delattr(eager, "record")
+    monkeypatch.setitem(sys.modules, eager.__name__ + ".record", None)
+    assert not _holds_kernels(Served().train)

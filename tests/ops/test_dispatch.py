@@ -16,10 +16,10 @@ from keras_ssm.ops import dispatch, symbolic
 ALL_OPS = (*OPS, *(f"{op}_step" for op in OPS))
 DEFAULTS = {
     ("selective_scan", "jax"): "numba",
-    ("selective_scan", "tensorflow"): "xla",
+    ("selective_scan", "tensorflow"): "numba",
     ("selective_scan", "torch"): "numba",
     ("causal_conv1d", "jax"): "numba",
-    ("causal_conv1d", "tensorflow"): "xla",
+    ("causal_conv1d", "tensorflow"): "numba",
     ("causal_conv1d", "torch"): "numba",
 }
 

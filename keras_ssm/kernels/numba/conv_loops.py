@@ -25,6 +25,7 @@ from keras_ssm.kernels.numba.frames import (
     address_of,
     count_up,
     step_of,
+    tasks_of,
 )
 from keras_ssm.kernels.numba.vectors import (
     LANES,
@@ -70,7 +71,7 @@ def sizes(shape, taps: int, threads: int, activation, reverse: bool):
         reverse: Whether to run from the end.
     """
     b, _, d = shape
-    parts = min(-(-d // LANES), -(-4 * threads // b))
+    parts = tasks_of(b, -(-d // LANES), threads)
     return (*shape, taps, parts, activation == "silu", reverse)
 
 

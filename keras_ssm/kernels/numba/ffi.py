@@ -21,19 +21,16 @@ from keras_ssm.kernels.numba.frames import (
 )
 from keras_ssm.kernels.numba.vectors import get, jit, put
 
-# The layout below; others may differ.
-API_VERSION = (0, 3)
+# The versions that are laid out as below; others may differ.
+API_VERSIONS = ((0, 2), (0, 3))
 
-# Words of a call frame, of its tables, and of the table of XLA's functions.
+# Words of XLA's table of functions.
+VERSION, _DESTROY_ERROR, REGISTER, _SCHEDULE, _COUNT_THREADS = 4, 8, 9, 17, 18
+# Words of a call frame.
 _EXTENSION, _API, _CONTEXT = 1, 2, 3
-_ARGUMENTS, _ARGUMENTS_AT, _RESULTS, _RESULTS_AT, _ATTRIBUTES_AT = (
-    7,
-    9,
-    12,
-    14,
-    20,
-)
-_VERSION, _DESTROY_ERROR, _SCHEDULE, _COUNT_THREADS = 4, 8, 17, 18
+_ARGUMENTS, _ARGUMENTS_AT, _RESULTS, _RESULTS_AT = 7, 9, 12, 14
+_ATTRIBUTES, _ATTRIBUTES_AT = 17, 20
+# Words of a tensor.
 _DATA, _RANK, _DIMENSIONS = 3, 4, 5
 
 # Words of a frame that only threads of XLA use.
@@ -112,7 +109,7 @@ def _handle(call, kernel, helper):
     if extension != 0 and _word(extension, 1) & 0xFFFFFFFF == 1:
         # XLA asks for the version that the handler was made for.
         metadata = _word(extension, 3)
-        put(metadata, 3, _word(_word(call, _API), _VERSION))
+        put(metadata, 3, _word(_word(call, _API), VERSION))
         put(metadata, 4, _word(metadata, 4) >> 32 << 32)
         return 0
     frame = _malloc(8 * WORDS)
@@ -150,17 +147,27 @@ def _forget(frame):
 
 @jit
 def _fill(frame, call):
-    """Copies sizes and tensors; returns how many threads may help."""
-    attribute = _word(_word(call, _ATTRIBUTES_AT), 0)
-    count, data = _word(attribute, 1), _word(attribute, 2)
+    """Copies sizes and tensors; returns how many threads may help.
+
+    The sizes are an attribute of the call. Where they were not known when it
+    was written, they are its first argument.
+    """
+    arguments = _word(call, _ARGUMENTS_AT)
+    tensors = _word(call, _ARGUMENTS)
+    if _word(call, _ATTRIBUTES) > 0:
+        attribute = _word(_word(call, _ATTRIBUTES_AT), 0)
+        count, data = _word(attribute, 1), _word(attribute, 2)
+    else:
+        first = _word(arguments, 0)
+        count, data = _word(_word(first, _DIMENSIONS), 0), _word(first, _DATA)
+        arguments, tensors = arguments + 8, tensors - 1
     for k in range(1, count):
         put(frame, SIZES + k - 1, _word(data, k))
-    arguments = _word(call, _ARGUMENTS)
-    for k in range(arguments):
-        _fill_tensor(frame, k, _word(_word(call, _ARGUMENTS_AT), k))
+    for k in range(tensors):
+        _fill_tensor(frame, k, _word(arguments, k))
     for k in range(_word(call, _RESULTS)):
         buffer = _word(_word(call, _RESULTS_AT), k)
-        _fill_tensor(frame, arguments + k, buffer)
+        _fill_tensor(frame, tensors + k, buffer)
     return _word(data, 0)
 
 

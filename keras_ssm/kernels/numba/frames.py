@@ -12,6 +12,7 @@ its first word. Word for word:
     24 onwards  the tensors: address (0 for none), stride of rows, of steps
 """
 
+from keras import ops
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -22,6 +23,19 @@ SIZES = 8
 TENSORS = 24
 SLOTS = 26  # room for the tensors of every kernel
 WORDS = TENSORS + 3 * SLOTS
+
+
+def tasks_of(rows, blocks: int, threads: int):
+    """How many tasks make a row; four for each thread end at about one time.
+
+    Args:
+        rows: How many rows there are; a tensor where that is not known yet.
+        blocks: How many blocks of channels a row has.
+        threads: How many threads shall have work.
+    """
+    if isinstance(rows, int):
+        return min(blocks, -(-4 * threads // rows))
+    return ops.minimum(blocks, -(-4 * threads // ops.maximum(rows, 1)))
 
 
 @inline

@@ -20,7 +20,7 @@ def unsupported(*tensors, **options):
     """Why these tensors cannot go through these kernels, or `None`."""
     if os.name != "posix":
         return "needs Linux or macOS"
-    if _api_version() != ffi.API_VERSION:
+    if _api_version() not in ffi.API_VERSIONS:
         return "does not know the interface of this version of XLA"
     shapes = [v.shape for v in tensors if v is not None]
     if not all(isinstance(size, int) for shape in shapes for size in shape):

@@ -1,6 +1,6 @@
 """The frame of a selective scan: its sizes, flags and tensors."""
 
-from keras_ssm.kernels.numba.frames import SIZES
+from keras_ssm.kernels.numba.frames import SIZES, tasks_of
 from keras_ssm.kernels.numba.vectors import LANES
 
 # Sizes and flags in a frame.
@@ -23,13 +23,9 @@ def chunk_of(n: int) -> int:
 
 
 def parts_of(shape, groups: int, threads: int) -> int:
-    """How many sums of the gradients of B and C to make in each group.
-
-    Four tasks for each thread end at about the same time.
-    """
+    """How many sums of the gradients of B and C to make in each group."""
     b, _, d = shape
-    blocks = -(-d // (groups * LANES))
-    return min(blocks, -(-4 * threads // (b * groups)))
+    return tasks_of(b * groups, -(-d // (groups * LANES)), threads)
 
 
 def sizes(shape, maps, parts: int, dt_softplus: bool, reverse: bool):
