@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 
 # Arguments with an axis of time, `(b, l, ...)`.
-PER_STEP = ("x", "dt", "B", "C", "z", "mask", "segment_ids")
+PER_STEP = ("x", "dt", "a", "B", "C", "z", "mask", "segment_ids")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +25,11 @@ class Case:
         n: State.
         g: Groups of B and C; `None` for B and C without an axis of groups.
         k: Width of the convolution.
-        D: Whether there is a skip.
-        z: Whether there is a gate.
-        bias: Whether there is a `dt_bias`, in a convolution a `bias`.
+        D: Whether there is a skip; in a linear scan, whether x is complex.
+        z: Whether there is a gate; in a linear scan, whether each step has an
+            `a` of its own.
+        bias: Whether there is a `dt_bias`, in a convolution a `bias`; in a
+            linear scan, whether `a` is complex if x is.
         nonlinear: Whether step sizes pass through softplus, the output of a
             convolution through silu.
         initial_state: Whether there is one.
@@ -182,17 +184,23 @@ def make_inputs(op: str, case: Case, seed: int = 0):
     Masked steps hold NaN, and ids of segments that do not exist.
 
     Args:
-        op: "selective_scan" or "causal_conv1d".
+        op: "selective_scan", "causal_conv1d" or "linear_scan".
         case: The case.
         seed: Seed of the random numbers.
 
     Returns:
         `(arrays, options)`: a dictionary of the arguments that are arrays,
         floating ones in float64 but exact in float32, and one of the plain
-        arguments.
+        arguments. Of a linear scan, "complex" names the arrays that are
+        complex numbers, real and imaginary parts side by side, and
+        `constant_a` is an `a` that is the same at all steps.
     """
     random = np.random.default_rng(seed)
-    make = {"selective_scan": _scan_arrays, "causal_conv1d": _conv_arrays}[op]
+    make = {
+        "selective_scan": _scan_arrays,
+        "causal_conv1d": _conv_arrays,
+        "linear_scan": _linear_arrays,
+    }[op]
     arrays = {
         name: array.astype(np.float32).astype(np.float64)
         for name, array in make(case, random).items()
@@ -209,6 +217,8 @@ def make_inputs(op: str, case: Case, seed: int = 0):
     options = {"reverse": case.reverse}
     if op == "selective_scan":
         options["dt_softplus"] = case.nonlinear
+    elif op == "linear_scan":
+        options["complex"] = _complex_of(case)
     else:
         options["activation"] = "silu" if case.nonlinear else None
     return arrays, options
@@ -217,7 +227,13 @@ def make_inputs(op: str, case: Case, seed: int = 0):
 def make_cotangents(op: str, case: Case, seed: int = 1):
     """Random gradients with respect to y and the state."""
     b, l, d = case.b, case.l, case.d
-    tail = {"selective_scan": (d, case.n), "causal_conv1d": (case.k - 1, d)}
+    if op == "linear_scan" and case.D:
+        d = 2 * d
+    tail = {
+        "selective_scan": (d, case.n),
+        "causal_conv1d": (case.k - 1, d),
+        "linear_scan": (d,),
+    }
     random = np.random.default_rng(seed)
     shapes = ((b, l, d), (b, *tail[op]))
     return tuple(
@@ -255,6 +271,32 @@ def _conv_arrays(case, random):
             random.normal(size=(b, k - 1, d)) if case.initial_state else None
         ),
     }
+
+
+def _linear_arrays(case, random):
+    b, l, d, pairs = case.b, case.l, case.d, _complex_of(case)
+    name, shape = ("a", (b, l, d)) if case.z else ("constant_a", (d,))
+    a = np.exp(-np.exp(random.uniform(np.log(1e-3), 0, shape)))
+    angle = random.uniform(-np.pi, np.pi, shape)
+    if name in pairs:
+        a = np.concatenate([a * np.cos(angle), a * np.sin(angle)], axis=-1)
+    else:
+        a = a * np.sign(angle)
+    width = 2 * d if "x" in pairs else d
+    return {
+        "x": random.normal(size=(b, l, width)),
+        name: a,
+        "initial_state": (
+            random.normal(size=(b, width)) if case.initial_state else None
+        ),
+    }
+
+
+def _complex_of(case):
+    names = ("x",) if case.D else ()
+    names += ("initial_state",) if case.D and case.initial_state else ()
+    name = "a" if case.z else "constant_a"
+    return (*names, name) if case.D and case.bias else names
 
 
 def _make_mask(case, random):

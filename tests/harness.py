@@ -15,13 +15,13 @@ from keras_ssm.kernels import platforms
 from keras_ssm.ops import dispatch
 
 BACKEND = keras.config.backend()
-OPS = ("selective_scan", "causal_conv1d")
+OPS = ("selective_scan", "causal_conv1d", "linear_scan")
 
 # Implementations that refuse float64.
 FLOAT32_ONLY = ("triton", "pallas")
 
 # The arguments of a half precision model that stay float32.
-FLOAT32_PARAMETERS = ("A", "D", "dt_bias", "initial_state")
+FLOAT32_PARAMETERS = ("A", "D", "dt_bias", "constant_a", "initial_state")
 
 needs_gradients = pytest.mark.skipif(
     BACKEND == "numpy", reason="the numpy backend has no gradients"
@@ -192,12 +192,30 @@ _GRADIENTS = {
 
 
 def call(op: str, arrays, options=None, implementation=None):
-    """`(y, state)` of an op on tensors."""
+    """`(y, state)` of an op on tensors; see `make_inputs`."""
     function = getattr(keras_ssm.ops, op)
-    options = dict(options or {})
+    arrays, options = as_arguments(arrays, options or {})
     if not op.endswith("_step"):
         options["return_state"] = True
-    return function(**arrays, **options, implementation=implementation)
+    outputs = function(**arrays, **options, implementation=implementation)
+    return tuple(side_by_side(v) for v in outputs)
+
+
+def as_arguments(arrays, options, split=keras.ops.split):
+    """The arguments of an op: with complex numbers as pairs."""
+    options = dict(options)
+    pairs = options.pop("complex", ())
+    arguments = {}
+    for name, v in arrays.items():
+        if name in pairs or (name == "state" and "x" in pairs):
+            v = tuple(split(v, 2, axis=-1))
+        arguments["a" if name == "constant_a" else name] = v
+    return arguments, options
+
+
+def side_by_side(v, concatenate=keras.ops.concatenate):
+    """A pair of tensors as one; a tensor as it is."""
+    return concatenate(v, axis=-1) if isinstance(v, tuple) else v
 
 
 def run(

@@ -27,7 +27,7 @@ def solve(
     """Runs an op and its adjoint.
 
     Args:
-        op: "selective_scan" or "causal_conv1d".
+        op: "selective_scan", "causal_conv1d" or "linear_scan".
         arrays: The arguments that are arrays, by name.
         options: The plain arguments.
         cotangents: Gradients with respect to y and the state.
@@ -41,6 +41,8 @@ def solve(
     dy, dstate = (v.astype(dtype) for v in cotangents)
     if op == "causal_conv1d":
         return _solve_conv(arrays, options, dy, dstate)
+    if op == "linear_scan":
+        return _solve_linear(arrays, options, dy, dstate)
     return _solve_scan(arrays, options, dy, dstate, exp)
 
 
@@ -136,9 +138,61 @@ def _solve_conv(arrays, options, dy, dstate):
     return _result(y, taps[:, 1:], gradients, arrays, live)
 
 
+def _solve_linear(arrays, options, dy, dh):
+    pairs = options["complex"]
+    live = _live(arrays)
+    given = {
+        name: _number(v, name in pairs) if name in floating(arrays) else v
+        for name, v in _without_masked(arrays, live).items()
+    }
+    x, name = given["x"], "a" if "a" in given else "constant_a"
+    a = np.broadcast_to(given[name], x.shape)
+    b, l, d = x.shape
+    before, y = np.zeros((l, b, d), x.dtype), np.zeros_like(x)
+    h = given.get("initial_state", np.zeros((b, d), x.dtype))
+    steps = _steps(arrays, options)
+    for t, new in steps:
+        before[t] = np.where(new[:, None], 0, h)
+        step = a[:, t] * before[t] + x[:, t]
+        h = np.where(live[:, t, None], step, h)
+        y[:, t] = np.where(live[:, t, None], h, 0)
+
+    dx, da = np.zeros_like(x), np.zeros_like(x)
+    dy, g = _number(dy, "x" in pairs), _number(dh, "x" in pairs)
+    for t, new in reversed(steps):
+        of_step = g + dy[:, t]
+        dx[:, t] = of_step
+        da[:, t] = of_step * before[t].conj()
+        passed = np.where(new[:, None], 0, a[:, t].conj() * of_step)
+        g = np.where(live[:, t, None], passed, g)
+    da[~live] = 0
+    gradients = {"x": dx, "a": da, "constant_a": da.sum((0, 1))}
+    gradients["initial_state"] = g
+    gradients = {
+        name: _halves(v, name in pairs)
+        for name, v in gradients.items()
+        if name in arrays
+    }
+    y, h = (_halves(v, "x" in pairs) for v in (y, h))
+    return _result(y, h, gradients, arrays, live)
+
+
+def _number(v, pair):
+    """An array of complex numbers from their parts side by side."""
+    if not pair:
+        return v
+    real, imag = np.split(v, 2, axis=-1)
+    return real + 1j * imag
+
+
+def _halves(v, pair):
+    """The inverse of `_number`."""
+    return np.concatenate([v.real, v.imag], axis=-1) if pair else v.real
+
+
 def _result(y, state, gradients, arrays, live):
     gradients = {name: gradients[name] for name in floating(arrays)}
-    for name in ("x", "dt", "B", "C", "z"):
+    for name in ("x", "dt", "a", "B", "C", "z"):
         if name in gradients:
             gradients[name][~live] = 0
     return Result(y, state, gradients)
@@ -155,7 +209,7 @@ def _live(arrays):
 
 def _without_masked(arrays, live):
     arrays = {name: v.copy() for name, v in arrays.items()}
-    for name in ("x", "dt", "B", "C", "z"):
+    for name in ("x", "dt", "a", "B", "C", "z"):
         if name in arrays:
             arrays[name][~live] = 0
     return arrays

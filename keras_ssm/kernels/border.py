@@ -60,3 +60,66 @@ def around(recurrence, tensors, *, dt_softplus, **options):
     )
     y, state = recurrence(x, dt, A, B, C, state, resets, **options)
     return leave(y, x, D, z, mask, dtype=dtype), state
+
+
+def around_linear_scan(recurrence, make_complex, tensors, **options):
+    """Computes a whole linear scan with a bare recurrence.
+
+    Args:
+        recurrence: Function of `(a, x, state, resets)` and the options that
+            returns `(y, state)`. `a` has the shape of `x`, and all are real or
+            all are complex, in the precision of the state.
+        make_complex: Makes a complex tensor of a real and an imaginary part.
+        tensors: The canonical tensors of `linear_scan`.
+        **options: Handed to the recurrence.
+    """
+    a, x, state, mask, resets = as_numbers(tensors)
+    dtype = x[0].dtype
+    a, x = enter_linear(a, x, mask, dtype=state[0].dtype)
+    if len(x) == 1:
+        y, end = recurrence(*a, *x, *state, resets, **options)
+        return *leave_linear((y,), mask, dtype=dtype), end
+    a = a if len(a) == 2 else (*a, ops.zeros_like(a[0]))
+    a, x, state = (make_complex(*v) for v in (a, x, state))
+    y, end = (
+        (ops.real(v), ops.imag(v))
+        for v in recurrence(a, x, state, resets, **options)
+    )
+    return *leave_linear(y, mask, dtype=dtype), *end
+
+
+def as_numbers(tensors):
+    """The canonical tensors of a linear scan, parts of numbers together.
+
+    A number is a tuple of its real and, if it is complex, its imaginary part.
+
+    Returns:
+        `a`, `x` and the state as numbers, then the other tensors.
+    """
+    parts, others = tensors[:6], tensors[6:]
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    numbers = (tuple(v for v in pair if v is not None) for pair in pairs)
+    return *numbers, *others
+
+
+def enter_linear(a, x, mask, *, dtype):
+    """Casts numbers to `dtype`, and makes masked steps `h = 1 h + 0`.
+
+    Selected away before anything is computed from them, masked inputs and
+    their gradients cannot be NaN.
+    """
+    a, x = (tuple(ops.cast(v, dtype) for v in parts) for parts in (a, x))
+    shape = ops.shape(x[0])
+    a = tuple(ops.broadcast_to(v, shape) for v in a)
+    if mask is not None:
+        x = tuple(select(mask, v) for v in x)
+        stay = select(ops.logical_not(mask), ops.ones_like(a[0]))
+        a = select(mask, a[0]) + stay, *(select(mask, v) for v in a[1:])
+    return a, x
+
+
+def leave_linear(y, mask, *, dtype):
+    """Zeroes masked steps of a number, and casts to `dtype`."""
+    if mask is not None:
+        y = tuple(select(mask, v) for v in y)
+    return tuple(ops.cast(v, dtype) for v in y)

@@ -7,11 +7,14 @@ Channels come last, always.
 
 from keras_ssm.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 from keras_ssm.ops.dispatch import show_implementations, use_implementation
+from keras_ssm.ops.linear_scan import linear_scan, linear_scan_step
 from keras_ssm.ops.selective_scan import selective_scan, selective_scan_step
 
 __all__ = [
     "causal_conv1d",
     "causal_conv1d_step",
+    "linear_scan",
+    "linear_scan_step",
     "selective_scan",
     "selective_scan_step",
     "show_implementations",

@@ -56,9 +56,24 @@ PREFERENCES = {
         "gpu": ("triton", "torch", "portable"),
     },
     ("causal_conv1d", "numpy"): {"cpu": ("portable",)},
+    ("linear_scan", "jax"): {
+        "cpu": ("lax", "lax_associative", "portable"),
+        "gpu": ("lax_associative", "lax", "portable"),
+        "tpu": ("lax", "lax_associative", "portable"),
+    },
+    ("linear_scan", "tensorflow"): {
+        "cpu": ("xla", "xla_associative", "portable"),
+        "cpu graph": ("xla", "xla_associative", "portable"),
+        "gpu": ("xla_associative", "xla", "portable"),
+    },
+    ("linear_scan", "torch"): {
+        "cpu": ("torch", "portable"),
+        "gpu": ("torch", "portable"),
+    },
+    ("linear_scan", "numpy"): {"cpu": ("portable",)},
     **{
         (f"{op}_step", backend): {platform: ("portable",) for platform in on}
-        for op in ("selective_scan", "causal_conv1d")
+        for op in ("selective_scan", "causal_conv1d", "linear_scan")
         for backend, on in {
             "jax": ("cpu", "gpu", "tpu"),
             "tensorflow": ("cpu", "cpu graph", "gpu"),

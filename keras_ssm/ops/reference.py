@@ -81,6 +81,29 @@ def causal_conv1d(
     return y, taps[:, 1:]
 
 
+def linear_scan(
+    a,
+    x,
+    *,
+    initial_state=None,
+    mask=None,
+    segment_ids=None,
+    reverse=False,
+):
+    """The linear scan; see `keras_ssm.ops.linear_scan`."""
+    pairs = isinstance(x, tuple)
+    a, x, h = (_number(v) for v in (a, x, initial_state))
+    b, l, d = x.shape
+    a = np.broadcast_to(a, x.shape)
+    h = np.zeros((b, d), x.dtype) if h is None else h
+    y = np.zeros_like(x)
+    for t, live, new in _steps(b, l, mask, segment_ids, reverse):
+        step = a[:, t] * np.where(new[:, None], 0, h) + x[:, t]
+        h = np.where(live[:, None], step, h)
+        y[:, t] = np.where(live[:, None], h, 0)
+    return ((y.real, y.imag), (h.real, h.imag)) if pairs else (y, h)
+
+
 def silu(x):
     """x * sigmoid(x)."""
     return x * np.exp(-np.logaddexp(0, -x))
@@ -105,6 +128,14 @@ def _steps(b, l, mask, segment_ids, reverse):
         live = mask[:, t]
         yield t, live, live & seen & (ids[:, t] != last)
         seen, last = seen | live, np.where(live, ids[:, t], last)
+
+
+def _number(v):
+    """A pair of real arrays as a complex one."""
+    if isinstance(v, tuple):
+        real, imag = _float64(*v)
+        return real + 1j * imag
+    return _float64(v)[0]
 
 
 def _float64(*arrays):

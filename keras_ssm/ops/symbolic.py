@@ -5,6 +5,8 @@ import inspect
 
 import keras
 
+from keras_ssm.ops.tensors import any_symbolic
+
 _OPS = {}
 
 
@@ -33,8 +35,8 @@ def symbolic(output_spec):
 
         @functools.wraps(function)
         def op(*args, **kwargs):
-            given = (*args, *kwargs.values())
-            if not any(isinstance(v, keras.KerasTensor) for v in given):
+            given = keras.tree.flatten((args, kwargs))
+            if not any_symbolic(given):
                 return function(*args, **kwargs)
             arguments = signature.bind(*args, **kwargs).arguments
             options = {
@@ -67,11 +69,21 @@ class SymbolicOp(keras.Operation):
 
     def call(self, **tensors):
         function, _ = _OPS[self.op]
-        return function(**tensors, **self.options)
+        return function(**_with_pairs(tensors), **self.options)
 
     def compute_output_spec(self, **tensors):
         _, output_spec = _OPS[self.op]
-        return output_spec(**tensors, **self.options)
+        return output_spec(**_with_pairs(tensors), **self.options)
 
     def get_config(self):
         return {"op": self.op, "options": self.options, "name": self.name}
+
+
+def _with_pairs(arguments):
+    """Makes tuples of the lists of tensors that Keras makes of tuples."""
+    return {
+        name: tuple(v)
+        if isinstance(v, list) and all(hasattr(part, "shape") for part in v)
+        else v
+        for name, v in arguments.items()
+    }

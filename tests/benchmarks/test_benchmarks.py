@@ -18,7 +18,7 @@ from limits import c_scan
 from problem import WINDOW, Problem
 from processes import environment
 from rows import Rows, crossover, growth
-from settings import MAIN
+from settings import MAIN, OPS
 
 import keras_ssm
 from keras_ssm.ops import reference
@@ -42,7 +42,7 @@ def solved(problem):
     return y, gradients
 
 
-@pytest.mark.parametrize("op", harness.OPS)
+@pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("case", (SHORT, LONG), ids=lambda case: case.name)
 def test_a_problem_accepts_the_right_answer_alone(op, case):
     problem = Problem(op, case)

@@ -21,6 +21,9 @@ DEFAULTS = {
     ("causal_conv1d", "jax"): "numba",
     ("causal_conv1d", "tensorflow"): "numba",
     ("causal_conv1d", "torch"): "numba",
+    ("linear_scan", "jax"): "lax",
+    ("linear_scan", "tensorflow"): "xla",
+    ("linear_scan", "torch"): "torch",
 }
 
 

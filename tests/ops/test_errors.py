@@ -1,11 +1,14 @@
 """Wrong arguments get a sentence that says what to change."""
 
+import dataclasses
 import re
 
 import numpy as np
 import pytest
 from cases import PER_STEP, Case, make_inputs
-from harness import OPS, call, tensor, tensors
+from harness import OPS, as_arguments, tensor, tensors
+
+import keras_ssm
 
 CASE = Case(
     "errors",
@@ -21,12 +24,19 @@ CASE = Case(
     mask="right",
     segments="runs",
 )
-SCAN, CONV = OPS
+SCAN, CONV, LINEAR = OPS
 
 
 def make(op):
-    arrays, options = make_inputs(op, CASE)
-    return {**tensors(arrays), **options}
+    """Arguments; those of a linear scan are real."""
+    case = dataclasses.replace(CASE, D=op != LINEAR)
+    arrays, options = make_inputs(op, case)
+    arguments, options = as_arguments(tensors(arrays), options)
+    return {**arguments, **options}
+
+
+def call(op, arguments):
+    return getattr(keras_ssm.ops, op)(**arguments)
 
 
 def zeros(*shape, dtype="float32"):
@@ -60,6 +70,11 @@ def raises(error, op, sentence, **changes):
         (CONV, "weight", (4, 1, 6), "(k, d) with d=6"),
         (CONV, "bias", (5,), "(d) with d=6"),
         (CONV, "initial_state", (2, 4, 6), "(b, 3, d) with b=2, d=6"),
+        (LINEAR, "x", (2, 5), "(b, l, d)"),
+        (LINEAR, "a", (2, 5, 1), "(b, l, d) with b=2, l=5, d=6"),
+        (LINEAR, "a", (5,), "(d) with d=6"),
+        (LINEAR, "a", (5, 6), "(b, l, d) with b=2, l=5, d=6"),
+        (LINEAR, "initial_state", (2, 5), "(b, d) with b=2, d=6"),
     ],
 )
 def test_wrong_shapes(op, name, shape, wanted):
@@ -87,6 +102,7 @@ def test_wrong_shapes_of_a_mask_or_of_segment_ids(op, name):
         *((SCAN, name) for name in ("x", "dt", "A", "B", "C", "D", "z")),
         *((SCAN, name) for name in ("dt_bias", "initial_state")),
         *((CONV, name) for name in ("x", "weight", "bias", "initial_state")),
+        *((LINEAR, name) for name in ("a", "x", "initial_state")),
     ],
 )
 def test_integers_where_numbers_are_real(op, name):
@@ -142,11 +158,49 @@ def test_a_window_without_taps():
     )
 
 
+def pair(*shape):
+    return zeros(*shape), zeros(*shape)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "changes"),
+    [
+        (
+            "a complex `a` needs a complex `x`. Received: a pair `a` and a "
+            "tensor `x`; `(x, keras.ops.zeros_like(x))` makes a pair of it.",
+            {"a": pair(6)},
+        ),
+        (
+            "`initial_state` must be a pair `(real, imag)` where `x` is, and "
+            "only there. Received: a pair `x` and a tensor `initial_state`.",
+            {"x": pair(2, 5, 6)},
+        ),
+        (
+            "`initial_state` must be a pair `(real, imag)` where `x` is, and "
+            "only there. Received: a tensor `x` and a pair `initial_state`.",
+            {"initial_state": pair(2, 6)},
+        ),
+        (
+            "`x` must be a tensor, or the pair `(real, imag)` of a complex "
+            "one. Received: a tuple of 3.",
+            {"x": (zeros(2, 5, 6),) * 3},
+        ),
+        (
+            "`x[1]` must have shape (b, l, d) with b=2, l=5, d=6. "
+            "Received: x[1].shape=(2, 4, 6).",
+            {"x": (zeros(2, 5, 6), zeros(2, 4, 6)), "initial_state": None},
+        ),
+    ],
+)
+def test_complex_numbers_that_do_not_fit(sentence, changes):
+    raises(ValueError, LINEAR, sentence, **changes)
+
+
 @pytest.mark.parametrize(
     ("error", "name", "shape", "dtype", "sentence"),
     [
         (ValueError, "x", (2, 5, 6), "float32", "`x` must have shape (b, d)."),
-        (ValueError, "state", (2, 2), "float32", "`state` must have shape (b,"),
+        (ValueError, "state", (3, 6), "float32", "`state` must have shape (b,"),
         (ValueError, "mask", (2, 5), "bool", "`mask` must have shape (b) with"),
         (TypeError, "state", None, "int32", "`state` must be a floating-point"),
         (TypeError, "mask", (2,), "float32", "`mask` must be boolean"),

@@ -27,6 +27,13 @@ CASE = Case(
     initial_state=True,
     segments="runs",
 )
+# Arguments that all rows share, and one of each op.
+SHARED = ("A", "D", "dt_bias", "weight", "bias", "constant_a")
+PARAMETERS = {
+    "selective_scan": "A",
+    "causal_conv1d": "weight",
+    "linear_scan": "constant_a",
+}
 each_to_export = pytest.mark.parametrize(
     ("op", "implementation"),
     [(op, name) for op in OPS for name in (None, "lax")],
@@ -45,13 +52,12 @@ def make(op, case=CASE):
 @each_with_gradients
 def test_vmap(op, implementation):
     arrays, options, cotangents = make(op)
-    shared = ("A", "D", "dt_bias", "weight", "bias")
-    axes = {name: None if name in shared else 0 for name in arrays}
+    axes = {name: None if name in SHARED else 0 for name in arrays}
     given = tensors(arrays)
 
     def of_row(given):
         given = {
-            name: v if name in shared else v[None] for name, v in given.items()
+            name: v if name in SHARED else v[None] for name, v in given.items()
         }
         y, state = call(op, given, options, implementation)
         return y[0], state[0]
@@ -64,8 +70,9 @@ def test_vmap(op, implementation):
 
 @each_with_gradients
 def test_a_gradient_for_each_row(op, implementation):
-    arrays, options, cotangents = make(op)
-    name = {"selective_scan": "A", "causal_conv1d": "weight"}[op]
+    # Without a gate, that of a linear scan has a parameter, too.
+    arrays, options, cotangents = make(op, dataclasses.replace(CASE, z=False))
+    name = PARAMETERS[op]
     given = tensors(arrays)
     ids = given.pop("segment_ids")
     shared = given.pop(name)
@@ -93,7 +100,7 @@ def test_export_with_unknown_batch_and_length(op, implementation):
         name: (b, *v.shape[1:]) if name == "initial_state" else v.shape
         for name, v in arrays.items()
     }
-    for name in ("x", "dt", "B", "C", "z", "segment_ids"):
+    for name in ("x", "dt", "a", "B", "C", "z", "segment_ids"):
         if name in sizes:
             sizes[name] = (b, l, *sizes[name][2:])
     wanted = {
@@ -142,9 +149,8 @@ def test_shard_map(op, implementation):
 def check_shard_map(op, implementation, case):
     arrays, options, cotangents = make(op, case)
     mesh = jax.sharding.Mesh(jax.devices()[:1], ("rows",))
-    shared = ("A", "D", "dt_bias", "weight", "bias")
     specs = {
-        name: PartitionSpec() if name in shared else PartitionSpec("rows")
+        name: PartitionSpec() if name in SHARED else PartitionSpec("rows")
         for name in arrays
     }
     of_rows = PartitionSpec("rows")

@@ -1,5 +1,7 @@
 """The ops run eagerly, compiled, and as nodes of a functional model."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import oracle
@@ -8,6 +10,7 @@ from cases import Case, make_cotangents, make_inputs, named
 from compare import assert_close, assert_same
 from harness import (
     OPS,
+    call,
     check,
     each_implementation,
     needs_gradients,
@@ -72,15 +75,37 @@ def make_conv_model(**options):
     return keras.Model([x, mask, weight], outputs)
 
 
-MODELS = {"selective_scan": make_scan_model, "causal_conv1d": make_conv_model}
+def make_linear_model(**options):
+    """With complex numbers; the parts of the outputs are side by side."""
+    x = keras.Input((None, 12), name="x")
+    mask = keras.Input((None,), dtype="bool", name="mask")
+    a = keras.Input(batch_shape=(6,), name="a")
+    numbers = tuple(keras.ops.split(x, 2, axis=-1))
+    outputs = keras_ssm.ops.linear_scan(
+        a, numbers, mask=mask, return_state=True, **options
+    )
+    outputs = [keras.ops.concatenate(v, axis=-1) for v in outputs]
+    return keras.Model([x, mask, a], outputs)
+
+
+MODELS = {
+    "selective_scan": make_scan_model,
+    "causal_conv1d": make_conv_model,
+    "linear_scan": make_linear_model,
+}
 
 
 def model_inputs(op, length):
     case = Case("functional", b=3, l=length, n=4, mask="right")
+    case = dataclasses.replace(case, D=op == "linear_scan")
     arrays, _ = make_inputs(op, case)
     mask = arrays.pop("mask")
     arrays = {name: np.nan_to_num(v) for name, v in arrays.items()}
-    names = {"selective_scan": "AB", "causal_conv1d": ["weight"]}[op]
+    names = {
+        "selective_scan": ["A", "B"],
+        "causal_conv1d": ["weight"],
+        "linear_scan": ["constant_a"],
+    }[op]
     inputs = [arrays["x"], mask, *(arrays[name] for name in names)]
     return [tensor(v) for v in inputs]
 
@@ -91,15 +116,17 @@ def test_a_functional_model_runs_at_lengths_it_has_not_seen(op):
     for length in (1, 9, 33):
         inputs = model_inputs(op, length)
         x, mask, *others = inputs
+        options = {"mask": mask, "reverse": True}
         if op == "selective_scan":
             A, B = others
-            others = [keras.ops.softplus(x), A, B, B]
-            options = {}
+            given = dict(x=x, dt=keras.ops.softplus(x), A=A, B=B, C=B)
+        elif op == "causal_conv1d":
+            given = dict(x=x, weight=others[0])
+            options["activation"] = "silu"
         else:
-            options = {"activation": "silu"}
-        y, state = getattr(keras_ssm.ops, op)(
-            x, *others, mask=mask, reverse=True, return_state=True, **options
-        )
+            given = dict(x=x, a=others[0])
+            options["complex"] = ("x",)
+        y, state = call(op, given, options)
         actual = model(inputs)
         assert_close(actual[0], y, "float32")
         assert_close(actual[1], state, "float32")
@@ -109,8 +136,12 @@ def test_a_functional_model_runs_at_lengths_it_has_not_seen(op):
 def test_a_functional_model_infers_its_shapes_without_a_kernel(op, monkeypatch):
     monkeypatch.setattr(keras_ssm.ops.dispatch, "run", None)
     y, state = MODELS[op]().outputs
-    assert y.shape == (None, None, 6)
-    tails = {"selective_scan": (6, 4), "causal_conv1d": (3, 6)}
+    assert y.shape == (None, None, 12 if op == "linear_scan" else 6)
+    tails = {
+        "selective_scan": (6, 4),
+        "causal_conv1d": (3, 6),
+        "linear_scan": (12,),
+    }
     assert state.shape == (None, *tails[op])
     assert y.dtype == state.dtype == "float32"
 
@@ -164,3 +195,13 @@ def test_steps_are_nodes_of_a_functional_model():
     y, state = model([tensor(v) for v in (x, A, B, np.zeros((2, 6, 4)))])
     assert_close(y, np.full((2, 6), 4.0), "float32")
     assert_close(state, np.ones((2, 6, 4)), "float32")
+
+
+def test_complex_steps_are_nodes_of_a_functional_model():
+    a, x, state = ((keras.Input((6,)), keras.Input((6,))) for _ in range(3))
+    outputs = keras_ssm.ops.linear_scan_step(a, x, state)
+    model = keras.Model([*a, *x, *state], keras.tree.flatten(outputs))
+    ones = tensor(np.ones((2, 6)))
+    found = model([ones] * 6)
+    for v, expected in zip(found, (1.0, 3.0, 1.0, 3.0), strict=True):
+        assert_close(v, np.full((2, 6), expected), "float32")

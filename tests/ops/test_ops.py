@@ -9,6 +9,7 @@ from harness import (
     BACKEND,
     FLOAT32_ONLY,
     OPS,
+    as_arguments,
     call,
     check,
     compilation,
@@ -17,6 +18,7 @@ from harness import (
     needs_gradients,
     rounded,
     run,
+    side_by_side,
     tensor,
     tensors,
 )
@@ -125,10 +127,9 @@ def test_gradients_have_the_dtypes_of_their_inputs(op, implementation):
 def test_the_state_is_returned_only_if_asked_for(op):
     arrays, options = make_inputs(op, named("mamba"))
     given = tensors(arrays)
-    y = getattr(keras_ssm.ops, op)(**given, **options)
-    both = call(op, given, options)
-    assert isinstance(both, tuple) and len(both) == 2
-    assert_same(y, both[0])
+    arguments, plain = as_arguments(given, options)
+    y = side_by_side(getattr(keras_ssm.ops, op)(**arguments, **plain))
+    assert_same(y, call(op, given, options)[0])
 
 
 def check_against_oracle(op, implementation, case, dtype="float32"):

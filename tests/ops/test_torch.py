@@ -36,6 +36,12 @@ CASE = Case(
     segments="runs",
 )
 PLAIN = Case("plain", l=20, d=4, n=3, reverse=True)
+# An argument that all rows share.
+PARAMETERS = {
+    "selective_scan": "A",
+    "causal_conv1d": "weight",
+    "linear_scan": "constant_a",
+}
 each = pytest.mark.parametrize(
     ("op", "implementation"),
     [(op, name) for op in OPS for name in implementations(op, True)],
@@ -142,7 +148,7 @@ def test_export_with_unknown_batch_and_length(op, implementation, case):
 @pytest.mark.parametrize("randomness", ("rows", "parameters"))
 @each
 def test_func_vmap(op, implementation, randomness):
-    case = dataclasses.replace(CASE, mask=None)
+    case = dataclasses.replace(CASE, mask=None, z=randomness == "rows")
     given, options, _, expected = make(op, case)
     rows = {*PER_STEP, "initial_state"}
     if randomness == "rows":
@@ -151,7 +157,7 @@ def test_func_vmap(op, implementation, randomness):
             name: v[:, None] if name in rows else v for name, v in given.items()
         }
     else:
-        name = {"selective_scan": "A", "causal_conv1d": "weight"}[op]
+        name = PARAMETERS[op]
         axes = {other: 0 if other == name else None for other in given}
         given[name] = torch.stack([given[name]] * 2)
 
@@ -183,8 +189,9 @@ def test_func_grad(op, implementation):
 
 @each
 def test_func_grad_of_each_row(op, implementation):
-    name = {"selective_scan": "A", "causal_conv1d": "weight"}[op]
-    case = dataclasses.replace(CASE, mask=None)
+    name = PARAMETERS[op]
+    # Without a gate, a linear scan has a parameter, too.
+    case = dataclasses.replace(CASE, mask=None, z=False)
     given, options, (dy, dstate), expected = make(op, case)
     rows = {*PER_STEP, "initial_state"}
     axes = {other: 0 if other in rows else None for other in given}

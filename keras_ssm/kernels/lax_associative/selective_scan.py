@@ -109,10 +109,17 @@ def _carried(A, dt, reverse):
 
 
 def _solve(a, u, reset, carried, h, reverse):
-    """All states of `h[t] = a[t] h[t-1] + u[t]`, the first after `h`.
+    """All states of `h[t] = a[t] h[t-1] + u[t]`, the first after `h`."""
+    _, u, reset = compose_steps(a, u, reset, reverse)
+    return carried * forget(h, reset) + u
+
+
+def compose_steps(a, u, reset, reverse, axis=0):
+    """The maps `h -> a h + u` from the start to after each step.
 
     Where `reset` is True, `h[t] = u[t]`. That is selected and not a decay of
-    0, which would hand on an infinity.
+    0, which would hand on an infinity. Afterwards it is True where any step so
+    far has started anew.
     """
 
     def compose(first, second):
@@ -121,8 +128,9 @@ def _solve(a, u, reset, carried, h, reverse):
         reset = None if reset is None else first_reset | reset
         return first_a * a, u, reset
 
-    _, u, reset = lax.associative_scan(compose, (a, u, reset), reverse=reverse)
-    return carried * forget(h, reset) + u
+    return lax.associative_scan(
+        compose, (a, u, reset), reverse=reverse, axis=axis
+    )
 
 
 def _shift(v, first, reverse):

@@ -1,14 +1,12 @@
 """The selective scan in logarithmic steps of `keras.ops`, for inference.
 
-A step of the recurrence is the map `h -> a h + u`, and composing two maps
-gives one of the same form. Combining every step with the one 1, 2, 4, ...
-before it gives the map from the initial state to each step (Hillis & Steele,
-1986). It holds `(b, l, g, n, d/g)`, and no gradient is promised.
+It holds `(b, l, g, n, d/g)`, and no gradient is promised.
 """
 
 from keras import ops
 
 from keras_ssm.kernels import border
+from keras_ssm.kernels.portable.maps import compose
 
 
 def unsupported(*tensors, **options):
@@ -33,31 +31,9 @@ def recurrence(x, dt, A, B, C, h, resets, reverse):
     a = ops.exp(dt * A)  # (b, l, g, n, e)
     if resets is not None:
         a = ops.where(resets[..., None, None, None], 0.0, a)
-    a, u = _compose(a, dt * x * B[..., None], reverse)
+    (a,), (u,) = compose((a,), (dt * x * B[..., None],), reverse)
     h = a * ops.expand_dims(h, 1) + u
     y = ops.sum(h * C[..., None], axis=3)
     h = h[:, 0] if reverse else h[:, -1]
     h = ops.reshape(ops.transpose(h, (0, 1, 3, 2)), (b, g * e, n))
     return ops.reshape(y, (b, l, g * e)), h
-
-
-def _compose(a, u, reverse):
-    """The map from the initial state to each step, as its `(a, u)`."""
-    length = ops.shape(a)[1]
-    step = ops.arange(length)
-
-    def combine(distance, a, u):
-        source = step + distance if reverse else step - distance
-        inside = ops.logical_and(source >= 0, source < length)
-        inside = ops.reshape(inside, (-1, 1, 1, 1))
-        source = ops.clip(source, 0, length - 1)
-        u = u + ops.where(inside, a * ops.take(u, source, axis=1), 0.0)
-        a = ops.where(inside, a * ops.take(a, source, axis=1), a)
-        return distance * 2, a, u
-
-    def unfinished(distance, a, u):
-        return distance < length
-
-    distance = ops.ones((), dtype=step.dtype)
-    _, a, u = ops.while_loop(unfinished, combine, (distance, a, u))
-    return a, u

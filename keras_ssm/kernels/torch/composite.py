@@ -27,30 +27,52 @@ def recurrence(x, dt, A, B, C, h, resets, reverse):
     steps = _steps_of_chunks(*inputs)
     a, u = _compose(*_chunks_as_maps(A, steps))
     ends = a * h + u
-    chunk = _count(ends.shape[1], ends)
-    h = torch.where(_per_chunk(chunk == 0), h, ends[:, chunk - 1])
-    y = []
+    h, y = _starts(h, ends), []
     for dt, dt_x, B, C, reset in steps:
         h = torch.exp(dt * A) * forget(h, reset) + dt_x * B
         y.append((C * h).sum(-2))
-    time = _count(layout.length, x)
-    time = time.flip(0) if reverse else time
-    y = torch.stack(y, dim=2)[:, time // CHUNK, time % CHUNK]
+    y = _in_order(y, layout.length, reverse)
     return y.flatten(2), layout.from_state(ends[:, -1])
+
+
+def linear_recurrence(a, x, h, resets, reverse):
+    """`h[t] = a[t] h[t-1] + x[t]`: all of it, and the last one."""
+    inputs = [a, x, resets]
+    if reverse:
+        inputs = [None if v is None else v.flip(1) for v in inputs]
+    steps = _linear_steps_of_chunks(*inputs)
+    a, u = torch.ones_like(steps[0][0]), torch.zeros_like(steps[0][1])
+    for decay, update, reset in steps:
+        a = forget(decay * a, reset)
+        u = decay * forget(u, reset) + update
+    a, u = _compose(a, u)
+    ends = a * h[:, None] + u
+    h, y = _starts(h[:, None], ends), []
+    for decay, update, reset in steps:
+        h = decay * forget(h, reset) + update
+        y.append(h)
+    return _in_order(y, x.shape[1], reverse), ends[:, -1]
+
+
+def _times(length, like):
+    """The step at each place of each chunk, and whether it exists.
+
+    Behind the end, the last step is repeated. There are at least two chunks:
+    of a size that may be 1, exporters may conclude that it must not be.
+    """
+    chunks = length // CHUNK + 2
+    time = CHUNK * _count(chunks, like)[:, None] + _count(CHUNK, like)
+    exists = time < length
+    return torch.where(exists, time, length - 1), exists
 
 
 def _steps_of_chunks(x, dt, B, C, resets):
     """dt, dt x, B, C and resets of each step, for all chunks at once.
 
     Each is `(b, chunks, g, n, d/g)` with 1 for what it does not depend on.
-    Behind the end, the last step is repeated with size 0, which changes
-    nothing. There are at least two chunks: of a size that may be 1, exporters
-    may conclude that it must not be.
+    A step behind the end has size 0, which changes nothing.
     """
-    length, chunks = x.shape[1], x.shape[1] // CHUNK + 2
-    time = CHUNK * _count(chunks, x)[:, None] + _count(CHUNK, x)
-    exists = time < length
-    time = torch.where(exists, time, length - 1)
+    time, exists = _times(x.shape[1], x)
     x, dt, B, C = (v[:, time] for v in (x, dt, B, C))
     dt = torch.where(exists[..., None, None], dt, 0)
     inputs = [dt.unsqueeze(-2), (dt * x).unsqueeze(-2)]
@@ -61,6 +83,34 @@ def _steps_of_chunks(x, dt, B, C, resets):
     else:
         inputs.append((resets[:, time] & exists).unbind(2))
     return list(zip(*inputs, strict=True))
+
+
+def _linear_steps_of_chunks(a, x, resets):
+    """a, x and resets of each step, for all chunks at once.
+
+    A step behind the end keeps the state as it is.
+    """
+    time, exists = _times(x.shape[1], x)
+    a = torch.where(exists[..., None], a[:, time], 1)
+    x = torch.where(exists[..., None], x[:, time], 0)
+    new = [None] * CHUNK
+    if resets is not None:
+        new = (resets[:, time] & exists).unbind(2)
+    return list(zip(a.unbind(2), x.unbind(2), new, strict=True))
+
+
+def _starts(h, ends):
+    """The state before each chunk, from the first and those after each."""
+    chunk = _count(ends.shape[1], ends)
+    return torch.where(_per_chunk(chunk == 0, ends), h, ends[:, chunk - 1])
+
+
+def _in_order(y, length, reverse):
+    """The steps of all chunks behind each other, `(b, l, ...)`."""
+    y = torch.stack(y, dim=2)
+    time = _count(length, y)
+    time = time.flip(0) if reverse else time
+    return y[:, time // CHUNK, time % CHUNK]
 
 
 def _chunks_as_maps(A, steps):
@@ -86,7 +136,7 @@ def _compose(a, u):
         if statically_known_true(distance >= chunks):
             break
         source = (chunk - distance).clamp(min=0)
-        inside = _per_chunk(chunk >= distance)
+        inside = _per_chunk(chunk >= distance, a)
         u = u + torch.where(inside, a * u[:, source], 0)
         a = torch.where(inside, a * a[:, source], a)
         distance *= 2
@@ -97,5 +147,5 @@ def _count(size, like):
     return torch.arange(size, device=like.device)
 
 
-def _per_chunk(v):
-    return v[:, None, None, None]
+def _per_chunk(v, like):
+    return v[(slice(None), *[None] * (like.ndim - 2))]

@@ -191,7 +191,7 @@ def forget(h, reset):
     """Empties the state of the rows that start anew."""
     if reset is None:
         return h
-    return h.masked_fill(reset[..., None, None, None], 0)
+    return h.masked_fill(reset[(..., *[None] * (h.ndim - reset.ndim))], 0)
 
 
 def _at(v, steps):

@@ -9,6 +9,7 @@ import torch
 
 from keras_ssm.kernels import border, platforms
 from keras_ssm.kernels.torch import composite, loop
+from keras_ssm.kernels.torch.rows import map_over_rows
 
 
 def unsupported(*tensors, **options):
@@ -119,41 +120,5 @@ _forward.register_autograd(
 )
 
 
-def _map_over_rows(op, shared):
-    """Lets `torch.vmap` map an operator whose tensors have rows, but for A.
-
-    Args:
-        op: The operator.
-        shared: The position of A among its arguments.
-    """
-
-    def rule(info, in_dims, *args):
-        size, mapped = info.batch_size, list(zip(args, in_dims, strict=True))
-        if in_dims[shared] is None:
-            rows = [_more_rows(v, dim, size) for v, dim in mapped]
-            rows[shared] = args[shared]
-            outputs = [v.unflatten(0, (size, -1)) for v in op(*rows)]
-        else:
-            each = [
-                [_select(v, dim, i) for v, dim in mapped] for i in range(size)
-            ]
-            each = [op(*one) for one in each]
-            outputs = [torch.stack(v) for v in zip(*each, strict=True)]
-        return tuple(outputs), (0,) * len(outputs)
-
-    op.register_vmap(rule)
-
-
-def _more_rows(v, dim, size):
-    if not isinstance(v, torch.Tensor):
-        return v
-    v = v.expand(size, *v.shape) if dim is None else v.movedim(dim, 0)
-    return v.flatten(0, 1)
-
-
-def _select(v, dim, i):
-    return v if dim is None else v.select(dim, i)
-
-
-_map_over_rows(_forward, shared=2)
-_map_over_rows(_backward, shared=4)
+map_over_rows(_forward, shared=2)
+map_over_rows(_backward, shared=4)

@@ -226,7 +226,30 @@ def joined(chunks):
     return tf.reshape(v, (shape[0] * shape[1], *shape[2:]))
 
 
-class Layout:
+class Time:
+    """The axis of time, and its chunks.
+
+    Args:
+        length: The number of steps, which may be a tensor.
+    """
+
+    def __init__(self, length):
+        self.length = length
+
+    def count(self, q):
+        """The number of chunks of `q` steps."""
+        return (self.length + q - 1) // q
+
+    def chunk(self, c, q):
+        """The first step of chunk `c`, and that behind its last."""
+        return c * q, tf.minimum(c * q + q, self.length)
+
+    def at_most(self, q):
+        """`q`, or the length where it is less, but not 0."""
+        return tf.maximum(tf.minimum(q, self.length), 1)
+
+
+class Layout(Time):
     """Moves between the op's layouts and those of the loops.
 
     A state is `(b, g, n, d/g)`: channels last, so that every operation is a
@@ -236,7 +259,8 @@ class Layout:
     """
 
     def __init__(self, x, B):
-        self._batch, self.length, d = ops.shape(x)
+        self._batch, length, d = ops.shape(x)
+        super().__init__(length)
         groups, self._n = B.shape[2:]
         self._groups = () if groups == 1 else (groups,)
         self._d, self._width = d, d // groups
@@ -283,18 +307,6 @@ class Layout:
         """The inverse of `decay`."""
         A = tf.linalg.matrix_transpose(A)
         return tf.reshape(A, (self._d, self._n))
-
-    def count(self, q):
-        """The number of chunks of `q` steps."""
-        return (self.length + q - 1) // q
-
-    def chunk(self, c, q):
-        """The first step of chunk `c`, and that behind its last."""
-        return c * q, tf.minimum(c * q + q, self.length)
-
-    def at_most(self, q):
-        """`q`, or the length where it is less, but not 0."""
-        return tf.maximum(tf.minimum(q, self.length), 1)
 
     def _over_time(self, v, *shape):
         if v is None:

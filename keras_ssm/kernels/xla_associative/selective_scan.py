@@ -65,7 +65,7 @@ def _forward(reverse, x, dt, A, B, C, h, resets):
         end = states[0 if reverse else -1]
         return end, y.write(c, total), starts.write(c, h)
 
-    q = _chunk_size(layout)
+    q = chunk_size(layout)
     count = layout.count(q)
     y = buffer(count, repeated(start[..., :1, :], q))
     end, y, starts = loop(
@@ -85,11 +85,11 @@ def _backward(reverse, residuals, dy, dh):
         series(starts),
         (
             *_inputs(layout, x, dt, B, C, resets),
-            _chunks(layout, layout.rows(dy)),
+            chunks(layout, layout.rows(dy)),
         ),
     )
     g = layout.state(dh)
-    q = _chunk_size(layout)
+    q = chunk_size(layout)
     row, column = (repeated(v, q) for v in (g[..., :1, :], g[..., :1]))
     gradients = tuple(
         buffer(layout.count(q), v) for v in (row, row, column, column)
@@ -113,13 +113,13 @@ def _adjoint_chunk(A, reverse, starts, inputs, c, g, dA, gradients):
     start, a = starts.read(c), tf.exp(dt * A)
     carried = _carried(A, dt, reverse)
     states = _solve(a, dt * x * B, reset, carried, start, reverse)
-    before = _shift(states, start, reverse)
+    before = shift(states, start, reverse)
     # The carried `g` arrives multiplied with the decay of its own step.
-    following = _shift(a, tf.ones_like(start), not reverse)
+    following = shift(a, tf.ones_like(start), not reverse)
     carried = _carried(
-        A, _shift(dt, tf.zeros_like(dt[0]), not reverse), not reverse
+        A, shift(dt, tf.zeros_like(dt[0]), not reverse), not reverse
     )
-    reset_behind = _shift_resets(reset, not reverse)
+    reset_behind = shift_resets(reset, not reverse)
     dstates = _solve(following, C * dy, reset_behind, carried, g, not reverse)
     dC = tf.reduce_sum(dy * states, -1, keepdims=True)
     dB = tf.reduce_sum(dstates * (dt * x), -1, keepdims=True)
@@ -142,16 +142,23 @@ def _carried(A, dt, reverse):
 
 
 def _solve(a, u, reset, carried, h, reverse):
-    """All states of `h[t] = a[t] h[t-1] + u[t]`, the first after `h`.
+    """All states of `h[t] = a[t] h[t-1] + u[t]`, the first after `h`."""
+    _, u, reset = compose_steps(a, u, reset, reverse)
+    return carried * forget(h, reset) + u
+
+
+def compose_steps(a, u, reset, reverse):
+    """The maps `h -> a h + u` from the start to after each step.
 
     Where `reset` is True, `h[t] = u[t]`. That is selected and not a decay of
-    0, which would hand on an infinity.
+    0, which would hand on an infinity. Afterwards it is True where any step so
+    far has started anew.
     """
     width = 1
     while width < a.shape[0]:
         a, u, reset = _compose(a, u, reset, width, reverse)
         width *= 2
-    return carried * forget(h, reset) + u
+    return a, u, reset
 
 
 def _compose(a, u, reset, width, reverse):
@@ -185,42 +192,42 @@ def _alternate(early, later, like, reverse):
     return tf.reshape(tf.stack(pair, axis=1), ops.shape(like))
 
 
-def _shift(v, first, reverse):
+def shift(v, first, reverse):
     """`v` one step later in the order of the scan, behind `first`."""
     if reverse:
         return tf.concat([v[1:], first[None]], axis=0)
     return tf.concat([first[None], v[:-1]], axis=0)
 
 
-def _shift_resets(reset, reverse):
+def shift_resets(reset, reverse):
     if reset is None:
         return None
-    return _shift(reset, tf.zeros_like(reset[0]), reverse)
+    return shift(reset, tf.zeros_like(reset[0]), reverse)
 
 
 def _inputs(layout, x, dt, B, C, resets):
     rows = (layout.rows(x), layout.rows(dt))
     columns = (layout.columns(B), layout.columns(C))
     steps = (*rows, *columns, layout.resets(resets))
-    return tuple(_chunks(layout, v) for v in steps)
+    return tuple(chunks(layout, v) for v in steps)
 
 
-def _chunk_size(layout):
+def chunk_size(time):
     """A power of two, for a known length no larger than need be."""
-    if isinstance(layout.length, int):
-        return min(CHUNK, 1 << (layout.length - 1).bit_length())
+    if isinstance(time.length, int):
+        return min(CHUNK, 1 << (time.length - 1).bit_length())
     return CHUNK
 
 
-def _chunks(layout, v):
+def chunks(time, v, padding=0):
     """(l, ...) -> a series of (q, ...).
 
-    Padding is a step of size 0 with input 0, which changes nothing.
+    Padding has to change nothing: here, a step of size 0 with input 0 does.
     """
     if v is None:
         return None
-    q = _chunk_size(layout)
-    count = layout.count(q)
-    after = count * q - layout.length
-    v = tf.pad(v, [(0, after)] + [(0, 0)] * (v.shape.rank - 1))
+    q = chunk_size(time)
+    count = time.count(q)
+    after = [(0, count * q - time.length)] + [(0, 0)] * (v.shape.rank - 1)
+    v = tf.pad(v, after, constant_values=tf.cast(padding, v.dtype))
     return series(tf.reshape(v, (count, q, *ops.shape(v)[1:])))
