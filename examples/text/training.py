@@ -96,10 +96,4 @@ def compile_for(model, learning_rate: float, weight_decay: float):
             reduction="mean_with_sample_weight"
         ),
         weighted_metrics=["accuracy"],
-        jit_compile=jit_compile(),
     )
-
-
-def jit_compile() -> bool | str:
-    """TensorFlow compiles on its own accord on a GPU only."""
-    return True if keras.backend.backend() == "tensorflow" else "auto"

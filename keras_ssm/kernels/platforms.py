@@ -4,8 +4,9 @@ PyTorch tensors say so themselves. TensorFlow and JAX programs are placed
 later; JAX can even be asked to hold one implementation for each kind.
 
 A graph of TensorFlow may come to be saved and served where this library is not
-installed. It cannot tell, but nobody serves what a gradient tape records. So
-every other graph on a CPU counts as a platform of its own, "cpu graph".
+installed. It cannot tell, but nobody serves what a gradient tape records, and
+Keras saves no step of `fit`, `evaluate` and `predict`. Every other graph on a
+CPU counts as a platform of its own, "cpu graph".
 """
 
 import functools
@@ -89,7 +90,14 @@ def recorded() -> bool:
 def _may_be_saved():
     import tensorflow as tf
 
-    return not tf.executing_eagerly() and not recorded()
+    if tf.executing_eagerly() or recorded():
+        return False
+    graph = tf.compat.v1.get_default_graph()
+    while hasattr(graph, "outer_graph"):
+        if graph.name.startswith(_STEPS_OF_KERAS):
+            return False
+        graph = graph.outer_graph
+    return True
 
 
 @functools.cache
@@ -139,4 +147,6 @@ def _vary_alike(tensors):
     )
 
 
+# How the functions begin that Keras traces for its trainer.
+_STEPS_OF_KERAS = ("one_step_on_", "multi_step_on_")
 _OPTIONS = ("activation", "dt_softplus", "reverse")

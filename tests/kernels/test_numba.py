@@ -10,6 +10,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from unittest import mock
 
 import keras
 import numpy as np
@@ -456,6 +457,23 @@ def test_another_version_of_tensorflow(monkeypatch, name, value):
     with pytest.raises(NotImplementedError, match=reason):
         keras_ssm.ops.selective_scan(*given[:5], implementation="numba")
     assert keras_ssm.ops.selective_scan(*given[:5]).shape == given[0].shape
+
+
+@on_tensorflow
+@pytest.mark.parametrize("jit_compile", (False, True))
+@pytest.mark.parametrize("method", ("train", "test", "predict"))
+def test_steps_of_keras_call_into_this_process(method, jit_compile):
+    x = np.ones((2, 9, 4), "float32")
+    model = keras.Sequential([keras_ssm.layers.Mamba(state_dim=4)])
+    model.build((None, None, 4))  # XLA makes no variables
+    model.compile("sgd", "mse", jit_compile=jit_compile)
+    arguments = (x,) if method == "predict" else (x, x)
+    kernel = selective_scan.selective_scan
+    with mock.patch.object(
+        selective_scan, "selective_scan", wraps=kernel
+    ) as ran:
+        getattr(model, f"{method}_on_batch")(*arguments)
+    assert ran.called
 
 
 @on_tensorflow
