@@ -73,7 +73,7 @@ def around_linear_scan(recurrence, make_complex, tensors, **options):
         tensors: The canonical tensors of `linear_scan`.
         **options: Handed to the recurrence.
     """
-    a, x, state, mask, resets = as_numbers(tensors)
+    x, a, state, mask, resets = as_numbers(tensors)
     dtype = x[0].dtype
     a, x = enter_linear(a, x, mask, dtype=state[0].dtype)
     if len(x) == 1:
@@ -94,7 +94,7 @@ def as_numbers(tensors):
     A number is a tuple of its real and, if it is complex, its imaginary part.
 
     Returns:
-        `a`, `x` and the state as numbers, then the other tensors.
+        `x`, `a` and the state as numbers, then the other tensors.
     """
     parts, others = tensors[:6], tensors[6:]
     pairs = zip(parts[::2], parts[1::2], strict=True)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from keras_ssm.kernels.jax_partitioning import Kernel
 from keras_ssm.kernels.lax import causal_conv1d as plain_conv
+from keras_ssm.kernels.lax import linear_scan as plain_linear
 from keras_ssm.kernels.lax import selective_scan as scan_by_step
 from keras_ssm.kernels.lax_associative import selective_scan as scan_by_chunk
 
@@ -24,6 +25,7 @@ _SCAN_INPUTS = (*_SCAN, "b l", "b l")
 _SCAN_OUTPUTS = ("b l d", "b d n", "b c n d")
 _CONV = ("b l d", "k d", "d", "b s d")
 _CONV_INPUTS = (*_CONV, "b l")
+_STEP, _ROW = "b l d", "b d"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +137,68 @@ def _conv_backward(fused, activation, reverse, tensors, dy):
 causal_conv1d.defvjp(_conv_forward, _conv_backward)
 
 
+def linear_scan(fused, reverse, tensors):
+    """The op on canonical tensors; see `keras_ssm.ops.linear_scan`."""
+    *numbers, state, state_imag, mask, resets = tensors
+    numbers = (None if v is None else v.astype(state.dtype) for v in numbers)
+    outputs = _linear_scan(
+        fused, reverse, *numbers, state, state_imag, mask, resets
+    )
+    count = len(outputs) // 2
+    y, end = outputs[:count], outputs[count:]
+    return *(v.astype(tensors[0].dtype) for v in y), *end
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _linear_scan(fused, reverse, *tensors):
+    """In the dtype of the state."""
+    x, x_imag, a, *_ = tensors
+    count = 1 if x_imag is None else 2
+    kernel = Kernel(
+        direct=fused.forward,
+        exported=_plain_linear,
+        options=(reverse,),
+        inputs=_linear_inputs(a),
+        outputs=(*[_STEP] * count, *[_ROW] * count),
+        dtypes=(x.dtype,) * 2 * count,
+        split=("b", "d"),
+        exports=fused.exports,
+    )
+    return tuple(kernel(*tensors))
+
+
+def _linear_forward(fused, reverse, *tensors):
+    outputs = _linear_scan(fused, reverse, *tensors)
+    y = (outputs[0], None) if len(outputs) == 2 else outputs[:2]
+    # All that is kept is the output.
+    return outputs, (*y, *tensors[2:])
+
+
+def _linear_backward(fused, reverse, tensors, gradients):
+    if len(gradients) == 2:
+        gradients = gradients[0], None, gradients[1], None
+    axes = _linear_inputs(tensors[2])
+    kernel = Kernel(
+        direct=fused.backward,
+        exported=_plain_linear_gradients,
+        options=(reverse,),
+        inputs=(*axes, _STEP, _STEP, _ROW, _ROW),
+        **_gradients_of(tensors[:6], axes),
+        split=("b", "d"),
+        exports=fused.exports,
+    )
+    found = kernel(*tensors, *gradients)
+    return *_narrow(found, tensors[:6]), None, None
+
+
+_linear_scan.defvjp(_linear_forward, _linear_backward)
+
+
+def _linear_inputs(a):
+    of_a = "d" if a.ndim == 1 else _STEP
+    return _STEP, _STEP, of_a, of_a, _ROW, _ROW, "b l", "b l"
+
+
 def _wide(x):
     """The dtype that kernels compute in."""
     return jnp.dtype("float64" if x.dtype == jnp.float64 else "float32")
@@ -217,6 +281,51 @@ def _plain_conv_gradients(*arguments, platform):
 
     _, adjoint = jax.vjp(convolve, *floating)
     return _as_kernels_return(adjoint(dy), floating, _CONV)
+
+
+def _plain_linear(*arguments, platform):
+    *tensors, reverse = arguments
+    return list(plain_linear.linear_scan(*tensors, reverse=reverse))
+
+
+def _plain_linear_gradients(*arguments, platform):
+    """Of a scan of which only the output is known."""
+    *tensors, dy, dy_imag, dh, dh_imag, reverse = arguments
+    y, y_imag, a, a_imag, h, h_imag, mask, resets = tensors
+
+    def scan(x, x_imag, h, h_imag):
+        return plain_linear.linear_scan(
+            x, x_imag, a, a_imag, h, h_imag, mask, resets, reverse=reverse
+        )
+
+    # It is linear in x and the state: their values do not matter.
+    _, adjoint = jax.vjp(scan, y, y_imag, h, h_imag)
+    cotangents = (v for v in (dy, dy_imag, dh, dh_imag) if v is not None)
+    dx, dx_imag, dh, dh_imag = adjoint(tuple(cotangents))
+    if mask is not None:
+        y, y_imag = _through_masked(y, y_imag, h, h_imag, mask, reverse)
+    before = plain_linear.before(y, h, resets, reverse)
+    da, da_imag = dx * before, None
+    if y_imag is not None:
+        before_imag = plain_linear.before(y_imag, h_imag, resets, reverse)
+        da = da + dx_imag * before_imag
+        if a_imag is not None:
+            da_imag = dx_imag * before - dx * before_imag
+    if a.ndim == 1:
+        da, da_imag = (
+            None if v is None else v.sum((0, 1)) for v in (da, da_imag)
+        )
+    found = dx, dx_imag, da, da_imag, dh, dh_imag
+    return [v for v in found if v is not None]
+
+
+def _through_masked(y, y_imag, h, h_imag, mask, reverse):
+    """The state after each step: at masked ones, that of the step before."""
+    stay = jnp.where(mask[..., None], jnp.zeros_like(y), 1)
+    *y, _ = plain_linear.linear_scan(
+        y, y_imag, stay, None, h, h_imag, None, None, reverse=reverse
+    )
+    return (*y, None)[:2] if h_imag is None else y[:2]
 
 
 def _as_kernels_return(gradients, tensors, axes):

@@ -15,6 +15,11 @@ _CONVOLUTION = (
     "Tensor x, Tensor weight, Tensor? bias, Tensor state, Tensor? resets"
 )
 
+_LINEAR = (
+    "Tensor x, Tensor? x_imag, Tensor a, Tensor? a_imag, Tensor state, "
+    "Tensor? state_imag, Tensor? mask, Tensor? resets"
+)
+
 # The operators by name, in the form that `torch.compile` knows.
 _OPERATORS = {}
 
@@ -72,6 +77,53 @@ def register_convolution(name: str, forward, backward) -> None:
         4,
     )
     _register_autograd(operator, name, Convolution)
+
+
+def register_linear(name: str, forward, backward) -> None:
+    """Makes the operators of a linear scan, for `LinearScan`.
+
+    They take and return tensors in the dtype of the state.
+
+    Args:
+        name: Of the implementation.
+        forward: Function of the canonical tensors and `reverse`, with the
+            results of `linear_results`.
+        backward: Function of the canonical tensors with y in the place of x,
+            the gradients of the results, and `reverse`. Returns the gradients
+            of the tensors before the mask.
+    """
+    schema = f"({_LINEAR}, bool reverse)"
+    operator = _register(f"{name}_linear_scan", forward, schema, 4)
+    operator.register_fake(linear_results)
+    _register_gradient(
+        f"{name}_linear_scan_backward",
+        f"({_LINEAR}, Tensor dy, Tensor? dy_imag, Tensor dstate, "
+        "Tensor? dstate_imag, bool reverse)",
+        backward,
+        6,
+    )
+    _register_autograd(operator, name, LinearScan)
+
+
+def linear_results(x, x_imag, a, a_imag, state, state_imag, *others):
+    """Uninitialised: y and the state, imaginary parts empty if absent."""
+    return tuple(
+        x.new_empty(0 if v is None else v.shape)
+        for v in (x, x_imag, state, state_imag)
+    )
+
+
+def linear_scan(name: str, tensors, reverse: bool):
+    """The op on canonical tensors, by the operators of an implementation."""
+    *numbers, state, state_imag, mask, resets = tensors
+    numbers = (None if v is None else v.to(state.dtype) for v in numbers)
+    y, y_imag, end, end_imag = LinearScan.apply(
+        *(name, *numbers, state, state_imag, mask, resets, reverse)
+    )
+    dtype = tensors[0].dtype
+    if state_imag is None:
+        return y.to(dtype), end
+    return y.to(dtype), y_imag.to(dtype), end, end_imag
 
 
 # `torch.compile` counts the arguments of `forward`: they have to be spelt out.
@@ -159,6 +211,48 @@ class Convolution(torch.autograd.Function):
         return (None, *_of_present(tensors, found), None, None, None)
 
 
+class LinearScan(torch.autograd.Function):
+    """Takes the name, the canonical tensors, and `reverse`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        name,
+        x,
+        x_imag,
+        a,
+        a_imag,
+        state,
+        state_imag,
+        mask,
+        resets,
+        reverse,
+    ):
+        tensors = x, x_imag, a, a_imag, state, state_imag, mask, resets
+        return _OPERATORS[f"{name}_linear_scan"](*tensors, reverse)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.name, _, x_imag, *others, ctx.reverse = inputs
+        y, y_imag, _, end_imag = output
+        if x_imag is None:
+            ctx.mark_non_differentiable(y_imag, end_imag)
+            y_imag = None
+        # All that is kept is the output.
+        ctx.save_for_backward(y, y_imag, *others)
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        tensors = ctx.saved_tensors
+        if tensors[1] is None:
+            gradients = gradients[0], None, gradients[2], None
+        found = _LinearGradient.apply(
+            ctx.name, *tensors, *gradients, ctx.reverse
+        )
+        return (None, *_of_present(tensors[:6], found), None, None, None)
+
+
 class _Once(torch.autograd.Function):
     """A gradient as a function that says that it has none."""
 
@@ -233,6 +327,30 @@ class _ConvolutionGradient(_Once):
         tensors = x, weight, bias, state, resets, dy
         return _OPERATORS[f"{name}_causal_conv1d_backward"](
             *tensors, activation, reverse
+        )
+
+
+class _LinearGradient(_Once):
+    @staticmethod
+    def forward(
+        name,
+        y,
+        y_imag,
+        a,
+        a_imag,
+        state,
+        state_imag,
+        mask,
+        resets,
+        dy,
+        dy_imag,
+        dstate,
+        dstate_imag,
+        reverse,
+    ):
+        tensors = y, y_imag, a, a_imag, state, state_imag, mask, resets
+        return _OPERATORS[f"{name}_linear_scan_backward"](
+            *tensors, dy, dy_imag, dstate, dstate_imag, reverse
         )
 
 

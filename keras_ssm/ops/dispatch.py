@@ -57,7 +57,7 @@ PREFERENCES = {
     },
     ("causal_conv1d", "numpy"): {"cpu": ("portable",)},
     ("linear_scan", "jax"): {
-        "cpu": ("lax", "lax_associative", "portable"),
+        "cpu": ("numba", "lax", "lax_associative", "portable"),
         "gpu": ("lax_associative", "lax", "portable"),
         "tpu": ("lax", "lax_associative", "portable"),
     },
@@ -67,7 +67,7 @@ PREFERENCES = {
         "gpu": ("xla_associative", "xla", "portable"),
     },
     ("linear_scan", "torch"): {
-        "cpu": ("torch", "portable"),
+        "cpu": ("numba", "torch", "portable"),
         "gpu": ("torch", "portable"),
     },
     ("linear_scan", "numpy"): {"cpu": ("portable",)},

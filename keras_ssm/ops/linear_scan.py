@@ -116,7 +116,7 @@ def linear_scan(
             resets = find_resets(segment_ids, mask, reverse)
         outputs = dispatch.run(
             "linear_scan",
-            (a, a_imag, x, x_imag, *state, mask, resets),
+            (x, x_imag, a, a_imag, *state, mask, resets),
             {"reverse": reverse},
             implementation,
         )
@@ -167,7 +167,7 @@ def linear_scan_step(
     state = [cast(v, accumulation_dtype(x)) for v in state]
     outputs = dispatch.run(
         "linear_scan_step",
-        (a, a_imag, x, x_imag, *state, mask),
+        (x, x_imag, a, a_imag, *state, mask),
         {},
         implementation,
     )

@@ -43,6 +43,13 @@ def conv_loss(x, weight, bias, state):
     return (y**2).sum()
 
 
+def linear_loss(x, x_imag, a, a_imag, state, state_imag):
+    outputs = kernel("linear_scan")(
+        *(x, x_imag, a, a_imag, state, state_imag, None, None), reverse=False
+    )
+    return sum((v**2).sum() for v in outputs)
+
+
 def scan_specs(b, d):
     maps, steps = P(b), P(b, None, d)
     parameter, state = P(d), P(b, d)
@@ -56,6 +63,10 @@ def scan_specs(b, d):
         steps,
         parameter,
     ] + [state]
+
+
+def linear_specs(b, d):
+    return [P(b, None, d)] * 2 + [P(d)] * 2 + [P(b, d)] * 2
 
 
 def conv_specs(b, d):
@@ -112,11 +123,15 @@ def main():
     )
     scan[2] = -np.exp(scan[2])
     conv = random_arrays([steps, (K, D), (D,), (B, K - 1, D)])
+    linear = random_arrays([steps, steps, (D,), (D,), (B, D), (B, D)])
+    linear[2:4] = (0.1 * v for v in linear[2:4])
     splits = (("rows", "channels"), ("rows", None), (None, "channels"))
     # What is interpreted takes long to compile.
     for b, d in splits[:1] if PLATFORM else splits:
         check(scan_loss, scan, scan_specs(b, d))
         check(conv_loss, conv, conv_specs(b, d))
+        if not PLATFORM:
+            check(linear_loss, linear, linear_specs(b, d))
     check_shard_map(scan)
 
 

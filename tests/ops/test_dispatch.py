@@ -21,9 +21,9 @@ DEFAULTS = {
     ("causal_conv1d", "jax"): "numba",
     ("causal_conv1d", "tensorflow"): "numba",
     ("causal_conv1d", "torch"): "numba",
-    ("linear_scan", "jax"): "lax",
+    ("linear_scan", "jax"): "numba",
     ("linear_scan", "tensorflow"): "xla",
-    ("linear_scan", "torch"): "torch",
+    ("linear_scan", "torch"): "numba",
 }
 
 

@@ -194,6 +194,34 @@ def join(parts, first, last):
     return oracle.Result(y, last.state, found)
 
 
+@each_direction
+@pytest.mark.parametrize(
+    ("op", "implementation"),
+    [
+        (op, implementation)
+        for op in ("selective_scan", "linear_scan")
+        for implementation in implementations(op, gradients=True)
+    ],
+)
+def test_a_segment_keeps_its_infinities(op, implementation, reverse):
+    sizes = dict(b=1, l=70, reverse=reverse)
+    arrays, options, cotangents = make(op, implementation, **sizes)
+    arrays["segment_ids"] = (np.arange(70) >= 40)[None].astype("int32")
+    expected = run(op, arrays, options, implementation, cotangents)
+    within, outside = slice(None, 40), slice(40, None)
+    if reverse:
+        within, outside = outside, within
+    arrays["x"][:, within][:, 15] = np.inf
+    actual = run(op, arrays, options, implementation, cotangents)
+    assert_same(
+        as_array(actual.y)[:, outside], as_array(expected.y)[:, outside]
+    )
+    assert_same(actual.state, expected.state)
+    for name in set(PER_STEP) & set(actual.gradients):
+        found, wanted = actual.gradients[name], expected.gradients[name]
+        assert_same(as_array(found)[:, outside], as_array(wanted)[:, outside])
+
+
 @each_implementation()
 def test_reverse_equals_flip_scan_flip(op, implementation):
     arrays, options, cotangents = make(

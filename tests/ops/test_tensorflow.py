@@ -166,21 +166,3 @@ def test_known_sizes(op, implementation, jit_compile):
         wrap=functools.partial(tf.function, jit_compile=jit_compile),
     )
     check(actual, expect(op, case))
-
-
-@pytest.mark.parametrize("implementation", implementations(OPS[0], True))
-def test_a_segment_keeps_its_infinities(implementation):
-    case = Case("two", b=1, l=70, d=4, n=3)
-    arrays, options = make_inputs(OPS[0], case)
-    arrays["segment_ids"] = (np.arange(70) >= 40)[None].astype("int32")
-    cotangents = make_cotangents(OPS[0], case)
-    expected = run(OPS[0], arrays, options, implementation, cotangents)
-    arrays["x"][:, 30] = np.inf
-    actual = run(OPS[0], arrays, options, implementation, cotangents)
-    for name in ("x", "dt", "B", "C"):
-        found, wanted = actual.gradients[name], expected.gradients[name]
-        assert np.array_equal(as_array(found)[:, 40:], as_array(wanted)[:, 40:])
-    assert np.array_equal(
-        as_array(actual.y)[:, 40:], as_array(expected.y)[:, 40:]
-    )
-    assert np.array_equal(as_array(actual.state), as_array(expected.state))

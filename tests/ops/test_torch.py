@@ -250,6 +250,25 @@ def test_a_second_derivative_is_refused():
         torch.autograd.grad(dx.sum(), x)
 
 
+@pytest.mark.parametrize("implementation", implementations("linear_scan", True))
+def test_a_linear_scan_keeps_its_output(implementation):
+    case = Case("memory", b=1, l=512, d=64, D=True, z=True, bias=True)
+    given, options, _, expected = make("linear_scan", case)
+    for name in expected.gradients:
+        given[name].requires_grad_()
+    saved = {}
+
+    def save(v):
+        storage = v.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return v
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda v: v):
+        call("linear_scan", given, options, implementation)
+    a_and_y = 2 * expected.y.size * 4
+    assert a_and_y <= sum(saved.values()) < 1.1 * a_and_y
+
+
 @pytest.mark.parametrize("implementation", implementations(OPS[0], True))
 def test_training_never_holds_a_state_for_every_step(implementation):
     case = Case("memory", b=1, l=512, d=64, n=16)

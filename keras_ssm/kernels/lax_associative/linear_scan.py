@@ -19,7 +19,7 @@ from keras_ssm.kernels.lax_associative.selective_scan import compose_steps
 
 def unsupported(*tensors, **options):
     """Why these tensors cannot be scanned so, or `None`."""
-    length = tensors[2].shape[1]
+    length = tensors[0].shape[1]
     return None if isinstance(length, int) else "needs a known length"
 
 

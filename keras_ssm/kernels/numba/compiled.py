@@ -8,7 +8,12 @@ import numpy as np
 from llvmlite.binding import add_symbol
 from numba import cfunc, types
 
-from keras_ssm.kernels.numba import conv_loops, ffi, scan_loops
+from keras_ssm.kernels.numba import (
+    conv_loops,
+    ffi,
+    linear_loops,
+    scan_loops,
+)
 
 _SIGNATURE = types.void(types.CPointer(types.int64))
 _HANDLER_SIGNATURE = types.int64(types.CPointer(types.int64))
@@ -67,7 +72,18 @@ def entries(zero, source: str) -> dict:
         source  # noqa: B018
         conv_loops.backward(frame, zero)
 
-    functions = scan_forward, scan_backward, conv_forward, conv_backward
+    def linear_forward(frame):
+        source  # noqa: B018
+        linear_loops.forward(frame, zero)
+
+    def linear_backward(frame):
+        source  # noqa: B018
+        linear_loops.backward(frame, zero)
+
+    functions = (
+        *(scan_forward, scan_backward, conv_forward, conv_backward),
+        *(linear_forward, linear_backward),
+    )
     return {function.__name__: function for function in functions}
 
 

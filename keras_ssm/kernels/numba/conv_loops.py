@@ -24,8 +24,10 @@ from keras_ssm.kernels.numba.frames import (
     address,
     address_of,
     count_up,
+    span_of,
     step_of,
     tasks_of,
+    time_of,
 )
 from keras_ssm.kernels.numba.vectors import (
     LANES,
@@ -86,7 +88,7 @@ def forward(frame, zero):
         task = count_up(address_of(frame), 1)
         if task >= f[ROWS] * f[PARTS]:
             break
-        begin, end = _blocks(f, task % f[PARTS])
+        begin, end = span_of(task % f[PARTS], f[PARTS], f[CHANNELS])
         _forward_part(f, zero, task // f[PARTS], begin, end, spare)
     memory[0] = 0  # numba frees an array after its last use
 
@@ -124,7 +126,7 @@ def backward(frame, zero):
         task = count_up(address_of(frame), 1)
         if task >= f[ROWS] * f[PARTS]:
             break
-        begin, end = _blocks(f, task % f[PARTS])
+        begin, end = span_of(task % f[PARTS], f[PARTS], f[CHANNELS])
         row = task // f[PARTS]
         _backward_part(f, zero, row, begin, end, spare, scratch)
     memory[0] = 0  # numba frees an array after its last use
@@ -222,18 +224,9 @@ def _leave(f, zero, row, s, first, count, ring, spare):
 
 
 @inline
-def _blocks(f, part):
-    """The channels of a part, from the first to behind the last."""
-    blocks = (f[CHANNELS] + LANES - 1) // LANES
-    begin = part * blocks // f[PARTS] * LANES
-    end = (part + 1) * blocks // f[PARTS] * LANES
-    return begin, min(end, f[CHANNELS])
-
-
-@inline
 def _time(f, s):
     """Where step `s` of the scan lies."""
-    return f[LENGTH] - 1 - s if f[REVERSE] else s
+    return time_of(s, f[LENGTH], f[REVERSE])
 
 
 @inline

@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from keras_ssm.kernels.numba.vectors import inline
+from keras_ssm.kernels.numba.vectors import LANES, inline
 
 SIZES = 8
 TENSORS = 24
@@ -36,6 +36,20 @@ def tasks_of(rows, blocks: int, threads: int):
     if isinstance(rows, int):
         return min(blocks, -(-4 * threads // rows))
     return ops.minimum(blocks, -(-4 * threads // ops.maximum(rows, 1)))
+
+
+@inline
+def span_of(part, parts, channels):
+    """The channels of a part, from the first to behind the last."""
+    blocks = (channels + LANES - 1) // LANES
+    begin, end = part * blocks // parts, (part + 1) * blocks // parts
+    return begin * LANES, min(end * LANES, channels)
+
+
+@inline
+def time_of(s, length, reverse):
+    """Where step `s` of a scan lies."""
+    return length - 1 - s if reverse else s
 
 
 @inline

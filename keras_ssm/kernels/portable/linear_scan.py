@@ -16,7 +16,7 @@ def unsupported(*tensors, **options):
 
 def linear_scan(*tensors, reverse):
     """The op on canonical tensors; see `keras_ssm.ops.linear_scan`."""
-    a, x, state, mask, resets = border.as_numbers(tensors)
+    x, a, state, mask, resets = border.as_numbers(tensors)
     dtype = x[0].dtype
     a, x = border.enter_linear(a, x, mask, dtype=state[0].dtype)
     if resets is not None:

@@ -9,10 +9,10 @@ def unsupported(*tensors, **options):
     return None
 
 
-def linear_scan_step(a, a_imag, x, x_imag, state, state_imag, mask):
+def linear_scan_step(x, x_imag, a, a_imag, state, state_imag, mask):
     """The op on canonical tensors; see `keras_ssm.ops.linear_scan_step`."""
-    tensors = (a, a_imag, x, x_imag, state, state_imag, mask)
-    a, x, state, mask = border.as_numbers(tensors)
+    tensors = (x, x_imag, a, a_imag, state, state_imag, mask)
+    x, a, state, mask = border.as_numbers(tensors)
     dtype = x[0].dtype
     a, x = border.enter_linear(a, x, mask, dtype=state[0].dtype)
     state = add(multiply(a, state), x)

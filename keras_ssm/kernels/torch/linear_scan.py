@@ -22,8 +22,13 @@ def unsupported(*tensors, **options):
 def linear_scan(*tensors, reverse):
     """The op on canonical tensors; see `keras_ssm.ops.linear_scan`."""
     return border.around_linear_scan(
-        recurrence, torch.complex, tensors, reverse=reverse
+        recurrence, _make_complex, tensors, reverse=reverse
     )
+
+
+def _make_complex(real, imag):
+    # `torch.complex` would keep the parts for its gradient.
+    return torch.view_as_complex(torch.stack([real, imag], dim=-1))
 
 
 def recurrence(a, x, h, resets, reverse):
