@@ -13,3 +13,16 @@ def check_positive(layer: str, **sizes) -> None:
                 f"`{layer}`: `{name}` must be a positive integer. "
                 f"Received: {name}={size!r}."
             )
+
+
+def check_choice(layer: str, name: str, value, choices: tuple) -> None:
+    """Raises a `ValueError` unless the value is one of the choices.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if value not in choices:
+        raise ValueError(
+            f"`{layer}`: `{name}` must be one of {choices}. "
+            f"Received: {name}={value!r}."
+        )
