@@ -76,22 +76,30 @@ def render(text):
 
 
 def matrix():
-    """Backend and device × op → implementations, the default in bold."""
+    """Backend and device × op → implementations, the default in bold.
+
+    Ops that run the same way everywhere share a column.
+    """
     ops = list(dict.fromkeys(op for op, _ in PREFERENCES))
+    rows = [(b, p) for b in BACKENDS for p in PREFERENCES[ops[0], b]]
+    columns = {}
+    for op in ops:
+        cells = tuple(_cell(PREFERENCES[op, b][p]) for b, p in rows)
+        columns.setdefault(cells, []).append(f"`{op}`")
     lines = [
-        report.row("", *(f"`{op}`" for op in ops), "tested how"),
-        report.row(*["---"] * (len(ops) + 2)),
+        report.row("", *map(", ".join, columns.values()), "tested how"),
+        report.row(*["---"] * (len(columns) + 2)),
     ]
-    for backend, title in BACKENDS.items():
-        for platform in PREFERENCES[ops[0], backend]:
-            cells = []
-            for op in ops:
-                first, *others = PREFERENCES[op, backend][platform]
-                cells.append(", ".join([f"**{first}**", *others]))
-            title_of_row = f"{title}, {PLATFORMS[platform]}"
-            tested = EVIDENCE[backend, platform]
-            lines.append(report.row(title_of_row, *cells, tested))
+    for (backend, platform), *cells in zip(rows, *columns, strict=True):
+        title = f"{BACKENDS[backend]}, {PLATFORMS[platform]}"
+        tested = EVIDENCE[backend, platform]
+        lines.append(report.row(title, *cells, tested))
     return "\n".join(lines) + "\n"
+
+
+def _cell(names):
+    first, *others = names
+    return ", ".join([f"**{first}**", *others])
 
 
 def figures():

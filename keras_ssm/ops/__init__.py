@@ -6,15 +6,23 @@ Channels come last, always.
 """
 
 from keras_ssm.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
+from keras_ssm.ops.discretize import discretize, discretize_dplr
 from keras_ssm.ops.dispatch import show_implementations, use_implementation
+from keras_ssm.ops.fft_conv import fft_conv
 from keras_ssm.ops.linear_scan import linear_scan, linear_scan_step
 from keras_ssm.ops.selective_scan import selective_scan, selective_scan_step
+from keras_ssm.ops.ssm_conv import s4_conv_kernel, s4d_conv_kernel
 
 __all__ = [
     "causal_conv1d",
     "causal_conv1d_step",
+    "discretize",
+    "discretize_dplr",
+    "fft_conv",
     "linear_scan",
     "linear_scan_step",
+    "s4_conv_kernel",
+    "s4d_conv_kernel",
     "selective_scan",
     "selective_scan_step",
     "show_implementations",

@@ -71,9 +71,32 @@ PREFERENCES = {
         "gpu": ("torch", "portable"),
     },
     ("linear_scan", "numpy"): {"cpu": ("portable",)},
+    ("fft_conv", "jax"): {
+        "cpu": ("portable",),
+        "gpu": ("portable",),
+        "tpu": ("portable",),
+    },
+    ("fft_conv", "tensorflow"): {
+        "cpu": ("portable",),
+        "cpu graph": ("portable",),
+        "gpu": ("portable",),
+    },
+    ("fft_conv", "torch"): {
+        "cpu": ("torch", "portable"),
+        "gpu": ("torch", "portable"),
+    },
+    ("fft_conv", "numpy"): {"cpu": ("portable",)},
     **{
-        (f"{op}_step", backend): {platform: ("portable",) for platform in on}
-        for op in ("selective_scan", "causal_conv1d", "linear_scan")
+        (op, backend): {platform: ("portable",) for platform in on}
+        for op in (
+            "selective_scan_step",
+            "causal_conv1d_step",
+            "linear_scan_step",
+            "s4d_conv_kernel",
+            "s4_conv_kernel",
+            "discretize",
+            "discretize_dplr",
+        )
         for backend, on in {
             "jax": ("cpu", "gpu", "tpu"),
             "tensorflow": ("cpu", "cpu graph", "gpu"),

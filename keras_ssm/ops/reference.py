@@ -2,7 +2,7 @@
 
 Every implementation is tested against these functions, and they are written
 to be read, not to be fast. They take what the ops take, return `(y, state)`
-always, and hold no state of their own.
+wherever an op has a state, and hold no state of their own.
 """
 
 import numpy as np
@@ -102,6 +102,68 @@ def linear_scan(
         h = np.where(live[:, None], step, h)
         y[:, t] = np.where(live[:, None], h, 0)
     return ((y.real, y.imag), (h.real, h.imag)) if pairs else (y, h)
+
+
+def fft_conv(
+    x, kernel, D=None, *, backward_kernel=None, mask=None, reverse=False
+):
+    """The long convolution; see `keras_ssm.ops.fft_conv`."""
+    x, kernel, D, backward = _float64(x, kernel, D, backward_kernel)
+    b, l, d = x.shape
+    mask = np.ones((b, l), bool) if mask is None else np.asarray(mask)
+    x = np.where(mask[..., None], x, 0)
+    y = np.zeros((b, l, d)) if D is None else D * x
+    # An input reaches the output so many steps after its own.
+    taps = dict(enumerate(kernel))
+    for j, tap in enumerate(() if backward is None else backward):
+        taps[-1 - j] = tap
+    for distance, tap in taps.items():
+        distance = -distance if reverse else distance
+        for t in range(max(0, distance), min(l, l + distance)):
+            y[:, t] += tap * x[:, t - distance]
+    return np.where(mask[..., None], y, 0)
+
+
+def discretize(dt, A, B, *, discretization="zoh", rate=1.0):
+    """Diagonal steps as complex arrays; see `keras_ssm.ops.discretize`."""
+    dt, A, B = (_number(v) for v in (dt, A, B))
+    dt = dt[:, None] * rate
+    if discretization == "bilinear":
+        below = 1 - dt * A / 2
+        return (1 + dt * A / 2) / below, dt * B / below
+    # At A = 0, the limit.
+    still = A == 0
+    safe = np.where(still, 1, A)
+    gain = np.where(still, dt, np.expm1(dt * safe) / safe)
+    return np.exp(dt * A), gain * B
+
+
+def s4d_conv_kernel(dt, A, B, C, length, *, discretization="zoh", rate=1.0):
+    """S4D's kernel; see `keras_ssm.ops.s4d_conv_kernel`."""
+    options = {"discretization": discretization, "rate": rate}
+    A_bar, h = discretize(dt, A, B, **options)
+    C, kernel = _number(C), np.zeros((length, len(h)))
+    for t in range(length):
+        kernel[t] = 2 * (C * h).sum(-1).real
+        h = A_bar * h
+    return kernel
+
+
+def s4_conv_kernel(dt, A, P, B, C, length, *, rate=1.0):
+    """S4's kernel by dense matrices; see `keras_ssm.ops.s4_conv_kernel`."""
+    dt, A, P, B, C = (_number(v) for v in (dt, A, P, B, C))
+    # The numbers and their conjugates.
+    A, P, B, C = (np.concatenate([v, v.conj()], -1) for v in (A, P, B, C))
+    eye = np.eye(A.shape[1])
+    dense = eye * A[:, None] - P[:, :, None] * P[:, None].conj()
+    half = dense * (rate * dt / 2)[:, None, None]
+    A_bar = np.linalg.solve(eye - half, eye + half)
+    h = (rate * dt)[:, None, None] * np.linalg.solve(eye - half, B[..., None])
+    kernel = np.zeros((length, len(A)))
+    for t in range(length):
+        kernel[t] = (C[:, None] @ h)[:, 0, 0].real
+        h = A_bar @ h
+    return kernel
 
 
 def silu(x):
