@@ -69,7 +69,7 @@ def input_gain(dt, A, discretization):
     dt = ops.expand_dims(dt, -1)
     real, imag = pairs.scale(A, dt)
     if discretization == "bilinear":
-        return pairs.divide((dt, 0.0), (1 - real / 2, -imag / 2))
+        return pairs.scale(pairs.invert((1 - real / 2, -imag / 2)), dt)
     # (exp(x) - 1) / x is 1 at x = 0.
     still = ops.equal(real**2 + imag**2, 0)
     safe = ops.where(still, 1.0, real), imag
@@ -95,7 +95,7 @@ def dplr_steps(dt, A, P, B):
     """
     step = ops.expand_dims(dt, -1)
     real, imag = pairs.scale(A, step)
-    c = pairs.divide((1.0, 0.0), (1 - real / 2, -imag / 2))
+    c = pairs.invert((1 - real / 2, -imag / 2))
     g = _real(pairs.multiply(c, P))
     f = _real(pairs.multiply((c[0], -c[1]), P))
     size = 1 + step * ops.sum(_real(P) * g, axis=-1, keepdims=True)

@@ -26,6 +26,12 @@ def divide(a, b):
     return real / size, imag / size
 
 
+def invert(a):
+    """`1 / a`."""
+    size = a[0] ** 2 + a[1] ** 2
+    return a[0] / size, -a[1] / size
+
+
 def expm1(a):
     """`exp(a) - 1`, exact near 0."""
     real, imag = a

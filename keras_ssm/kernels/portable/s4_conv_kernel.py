@@ -118,8 +118,8 @@ def _spectrum(dt, real, imag, weights, half_angles):
     real, imag = ops.expand_dims(real, -1), ops.expand_dims(imag, -1)
     radius = ops.sqrt(real**2 + imag**2) * cos
     # (i sin - x cos) (i sin - conj(x) cos), (d, n, f)
-    below = (radius - sin) * (radius + sin), -2 * real * sin * cos
-    inverse = pairs.divide((1.0, 0.0), below)
+    below = (radius - sin) * (radius + sin), real * (-2 * sin * cos)
+    inverse = pairs.invert(below)
     a, b = (exact.matmul(weights, v) for v in inverse)  # (d, 8, f)
 
     def q(i):
