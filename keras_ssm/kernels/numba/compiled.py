@@ -8,12 +8,9 @@ import numpy as np
 from llvmlite.binding import add_symbol
 from numba import cfunc, types
 
-from keras_ssm.kernels.numba import (
-    conv_loops,
-    ffi,
-    linear_loops,
-    scan_loops,
-)
+from keras_ssm.kernels.numba import conv_loops, ffi, linear_loops
+from keras_ssm.kernels.numba.scan_backward import backward
+from keras_ssm.kernels.numba.scan_forward import forward
 
 _SIGNATURE = types.void(types.CPointer(types.int64))
 _HANDLER_SIGNATURE = types.int64(types.CPointer(types.int64))
@@ -58,11 +55,11 @@ def entries(zero, source: str) -> dict:
 
     def scan_forward(frame):
         source  # noqa: B018
-        scan_loops.forward(frame, zero)
+        forward(frame, zero)
 
     def scan_backward(frame):
         source  # noqa: B018
-        scan_loops.backward(frame, zero)
+        backward(frame, zero)
 
     def conv_forward(frame):
         source  # noqa: B018

@@ -2,7 +2,7 @@
 
 from keras_ssm.kernels import jax_fused
 from keras_ssm.kernels.numba.jax_binding import run, threads, widen
-from keras_ssm.kernels.numba.scan_frame import chunk_of, parts_of, sizes
+from keras_ssm.kernels.numba.scan_frame import STEPS, parts_of, sizes
 
 
 def selective_scan(*tensors, dt_softplus, reverse):
@@ -14,7 +14,7 @@ def _forward(*arguments, platform):
     *tensors, dt_softplus, reverse, keep = arguments
     x, B = tensors[0], tensors[3]
     (b, l, d), n = x.shape, B.shape[3]
-    chunks = -(-l // chunk_of(n)) if keep else 0
+    chunks = -(-l // STEPS) if keep else 0
     y, *states = run(
         "scan_forward",
         sizes(x.shape, B.shape, 1, dt_softplus, reverse),
@@ -46,4 +46,4 @@ def _backward(*arguments, platform):
     return [v for v, of in zip(sums, tensors, strict=False) if of is not None]
 
 
-_KERNELS = jax_fused.Fused(_forward, _backward, chunk_of)
+_KERNELS = jax_fused.Fused(_forward, _backward, lambda n: STEPS)

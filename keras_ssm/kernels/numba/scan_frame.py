@@ -12,14 +12,9 @@ X, DT, A, B, C, D, Z, BIAS, STATE, MASK, RESETS = range(11)
 Y, END, STARTS = range(11, 14)
 DX, DDT, DA, DB, DC, DD, DZ, DBIAS, DSTATE = range(14, 23)
 
-
-def chunk_of(n: int) -> int:
-    """Steps in a chunk for a state of size n.
-
-    So few that what a backward pass recomputes in one stays in a core's cache;
-    so many that saved states take about the memory of x, if they can.
-    """
-    return min(32, max(16, 256 // n, n))
+# Steps in a chunk: so few that what a backward pass recomputes in one stays in
+# a core's cache, so many that saved states of 16 take half the memory of x.
+STEPS = 32
 
 
 def parts_of(shape, groups: int, threads: int) -> int:
@@ -39,4 +34,4 @@ def sizes(shape, maps, parts: int, dt_softplus: bool, reverse: bool):
         reverse: Whether the scan runs from the end.
     """
     g, n = maps[2:]
-    return (*shape, g, n, chunk_of(n), parts, dt_softplus, reverse)
+    return (*shape, g, n, STEPS, parts, dt_softplus, reverse)

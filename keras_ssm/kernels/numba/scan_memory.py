@@ -7,6 +7,7 @@ from keras_ssm.kernels.numba.scan_frame import (
     LENGTH,
     MASK,
     RESETS,
+    REVERSE,
     STARTS,
     STATES,
     A,
@@ -49,6 +50,25 @@ def masked(f, row, t):
 def resets_at(f, row, t):
     resets = address(f, RESETS)
     return resets != 0 and get_byte(resets, step_of(f, RESETS, row, t))
+
+
+@inline
+def time_of(f, s):
+    """The position of step `s` in the order of the scan."""
+    return f[LENGTH] - 1 - s if f[REVERSE] else s
+
+
+@inline
+def load_input(f, zero, tensor, row, t, first, count, spare):
+    """A block of a tensor `(b, l, d)` at a time `t`."""
+    at = step_of(f, tensor, row, t) + first
+    return load_lanes(zero, address(f, tensor), at, count, spare)
+
+
+@inline
+def ask_for(f, zero, tensor, row, t, first):
+    """Has such a block brought into the cache."""
+    prefetch(zero, address(f, tensor), step_of(f, tensor, row, t) + first)
 
 
 @jit
@@ -102,9 +122,10 @@ def save_state(f, zero, row, chunk, first, count, h, spare):
 
 
 @jit
-def load_saved(f, zero, row, chunk, first, count, h, spare):
-    at = _saved(f, row, chunk, first)
-    for j in range(f[STATES]):
+def load_saved(f, zero, row, chunk, first, count, j0, width, h, spare):
+    """A slice of a saved state: `width` numbers of it from `j0` on."""
+    at = _saved(f, row, chunk, first) + j0 * f[CHANNELS]
+    for j in range(width):
         index = at + j * f[CHANNELS]
         v = load_lanes(zero, address(f, STARTS), index, count, spare)
         store(h, j * LANES, v)

@@ -1,4 +1,4 @@
-"""The selective scan, all of it in one kernel; see `scan_loops.py`."""
+"""The selective scan, all of it in one kernel each way."""
 
 import keras
 

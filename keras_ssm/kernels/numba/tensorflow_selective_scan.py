@@ -5,7 +5,7 @@ import functools
 import tensorflow as tf
 
 from keras_ssm.kernels import platforms
-from keras_ssm.kernels.numba.scan_frame import chunk_of, parts_of, sizes
+from keras_ssm.kernels.numba.scan_frame import STEPS, parts_of, sizes
 from keras_ssm.kernels.numba.tensorflow_binding import (
     cast_like,
     run,
@@ -29,7 +29,7 @@ def selective_scan(*tensors, dt_softplus, reverse):
 def _forward(dt_softplus, reverse, keep, *tensors):
     x, B = tensors[0], tensors[3]
     (b, l, d), n = shape_of(x), B.shape[3]
-    chunks = -(-l // chunk_of(n)) if keep else 0
+    chunks = -(-l // STEPS) if keep else 0
     y, end, starts = run(
         "scan_forward",
         sizes((b, l, d), B.shape, 1, dt_softplus, reverse),

@@ -3,7 +3,7 @@
 import torch
 
 from keras_ssm.kernels import torch_operators
-from keras_ssm.kernels.numba.scan_frame import chunk_of, parts_of, sizes
+from keras_ssm.kernels.numba.scan_frame import STEPS, parts_of, sizes
 from keras_ssm.kernels.numba.torch_binding import readable, run, wide
 
 # Inputs whose steps need not lie behind each other: x, dt, B, C, z and dy.
@@ -32,7 +32,7 @@ def _forward(*arguments):
         x.numel() * B.shape[3],
     )
     l = x.shape[1]
-    used = -(-l // chunk_of(B.shape[3])) * end.numel()
+    used = -(-l // STEPS) * end.numel()
     starts.flatten()[used:].zero_()
     return y.to(x.dtype), end, starts
 
@@ -41,9 +41,8 @@ def _results(x, n, keep):
     """Uninitialised: y, the state, and the states before each chunk."""
     b, l, d = x.shape
     dtype = wide(x.dtype)
-    q = chunk_of(n)
     # Never 1, so that a compiled program serves all lengths.
-    chunks = l // q + 2 if keep else 0
+    chunks = l // STEPS + 2 if keep else 0
     return (
         x.new_empty((b, l, d)),
         x.new_empty((b, d, n), dtype=dtype),
