@@ -20,10 +20,7 @@ QUICK = (
     *("two_runs", "inputs_are_not"),
 )
 # Tests with a thousand steps, or of other implementations.
-LEFT_OUT = (
-    *("long_text", "l1000", "portable", "default_compiler"),
-    "linear_scan",  # it has no kernels for Triton
-)
+LEFT_OUT = ("long_text", "l1000", "portable", "default_compiler")
 
 
 def wanted() -> bool:
@@ -38,7 +35,7 @@ def configure():
     from keras_ssm.kernels.triton import launch
     from keras_ssm.ops import dispatch
 
-    for op in ("selective_scan", "causal_conv1d"):
+    for op in ("selective_scan", "causal_conv1d", "linear_scan"):
         dispatch.PREFERENCES[op, "torch"]["cpu"] = ("triton",)
     launch._LANES = 128
     _patch_once(interpreter)

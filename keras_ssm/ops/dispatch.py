@@ -68,7 +68,7 @@ PREFERENCES = {
     },
     ("linear_scan", "torch"): {
         "cpu": ("numba", "torch", "portable"),
-        "gpu": ("torch", "portable"),
+        "gpu": ("triton", "torch", "portable"),
     },
     ("linear_scan", "numpy"): {"cpu": ("portable",)},
     ("fft_conv", "jax"): {

@@ -30,6 +30,7 @@ from triton.compiler import ASTSource  # noqa: E402
 from keras_ssm.kernels.triton import (  # noqa: E402
     causal_conv1d,
     launch,
+    linear_scan,
     scan_blocks,
     selective_scan,
 )
@@ -83,7 +84,7 @@ def launches(monkeypatch):
             found.append((kernel, arguments, constants, warps))
 
         monkeypatch.setattr(launch, "_LANES", lanes)
-        for module in (selective_scan, causal_conv1d):
+        for module in (selective_scan, causal_conv1d, linear_scan):
             monkeypatch.setattr(module, "run", run)
         if call.split:
             monkeypatch.setattr(
@@ -110,6 +111,16 @@ def _run(call):
     given = x, torch.zeros(4, d), D, torch.zeros(b, 3, d), marks
     causal_conv1d._forward(*given, "silu", call.reverse)
     causal_conv1d._backward(*given, x, "silu", call.reverse)
+    x, x_imag, a = inputs.float().split(d, -1)
+    _run_linear(x, None, a, None, D.expand(b, d), None, marks, call.reverse)
+    _run_linear(x, x_imag, D, D, *[D.expand(b, d)] * 2, marks, call.reverse)
+
+
+def _run_linear(x, x_imag, a, a_imag, state, state_imag, marks, reverse):
+    others = a, a_imag, state, state_imag, marks, marks
+    linear_scan._forward(x, x_imag, *others, reverse)
+    gradients = x, x_imag, state, state_imag
+    linear_scan._backward(x, x_imag, *others, *gradients, reverse)
 
 
 @pytest.mark.parametrize("enough", (0, 10**9), ids=("many", "few"))

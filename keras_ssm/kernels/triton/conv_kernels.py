@@ -10,6 +10,12 @@ import triton
 import triton.language as tl
 
 from keras_ssm.kernels.triton.functions import sigmoid
+from keras_ssm.kernels.triton.steps import (
+    between,
+    pointer_to,
+    read_flags,
+    read_steps,
+)
 
 
 @triton.jit
@@ -21,43 +27,6 @@ def _locate(batch, d, BLOCK: tl.constexpr):
     chunk = program // (blocks * batch)
     channel = program % blocks * BLOCK + tl.arange(0, BLOCK)
     return chunk, row.to(tl.int64), channel, channel < d
-
-
-@triton.jit
-def _between(within, s, first, last):
-    """The lanes whose channel exists, if step `s` lies in a range."""
-    s = tl.zeros(within.shape, tl.int32) + s
-    return within & (s >= first) & (s < last)
-
-
-@triton.jit
-def _pointer(p, step, s, length, REVERSE: tl.constexpr):
-    """The pointer to step `s` of a row."""
-    time = length - 1 - s if REVERSE else s
-    return p + time * tl.cast(step, tl.int64)
-
-
-@triton.jit
-def _read(p, step, s, length, channel, within, COUNT: tl.constexpr, REVERSE):
-    """`COUNT` steps from `s` on, 0 where there are none."""
-    found = ()
-    for u in tl.static_range(COUNT):
-        at = _pointer(p, step, s + u, length, REVERSE) + channel
-        here = _between(within, s + u, 0, length)
-        found = found + (tl.load(at, mask=here, other=0.0),)
-    return found
-
-
-@triton.jit
-def _read_resets(p, s, length, COUNT: tl.constexpr, REVERSE: tl.constexpr):
-    """Which of `COUNT` steps start anew; `()` for none."""
-    found = ()
-    if p is not None:
-        for u in tl.static_range(COUNT):
-            here = (s + u >= 0) & (s + u < length)
-            at = _pointer(p, 1, s + u, length, REVERSE)
-            found = found + (tl.load(at, mask=here, other=0) != 0,)
-    return found
 
 
 @triton.jit
@@ -87,14 +56,14 @@ def _remembered(
 ):
     """The inputs before step `first`."""
     window = ()
-    anew = _read_resets(resets, first - TAPS + 1, length, TAPS, REVERSE)
+    anew = read_flags(resets, first - TAPS + 1, length, TAPS, REVERSE)
     for i in tl.static_range(TAPS - 1):
         s = first - TAPS + 1 + i
-        at = _pointer(x, x_step, s, length, REVERSE) + channel
-        here = _between(within, s, 0, length)
+        at = pointer_to(x, x_step, s, length, REVERSE) + channel
+        here = between(within, s, 0, length)
         v = tl.load(at, mask=here, other=0.0).to(tl.float32)
         at = state + ((s + TAPS - 1) * d + channel)
-        v += tl.load(at, mask=_between(within, s, 1 - TAPS, 0), other=0.0)
+        v += tl.load(at, mask=between(within, s, 1 - TAPS, 0), other=0.0)
         window = _forget(window, anew, i) + (v,)
     return window
 
@@ -152,14 +121,14 @@ def forward_kernel(
         *(TAPS, REVERSE),
     )
     for s in range(first, last, STEPS):
-        xs = _read(x, x_step, s, length, channel, within, STEPS, REVERSE)
-        anew = _read_resets(resets, s, length, STEPS, REVERSE)
+        xs = read_steps(x, x_step, s, length, channel, within, STEPS, REVERSE)
+        anew = read_flags(resets, s, length, STEPS, REVERSE)
         for u in tl.static_range(STEPS):
             taps = _forget(window, anew, u) + (xs[u].to(tl.float32),)
             v = _weigh(w, shift, taps)
             v = v * sigmoid(v) if SILU else v
-            at = _pointer(y, d, s + u, length, REVERSE) + channel
-            here = _between(within, s + u, first, last)
+            at = pointer_to(y, d, s + u, length, REVERSE) + channel
+            here = between(within, s + u, first, last)
             tl.store(at, v.to(y.dtype.element_ty), mask=here)
             window = taps[1:]
 
@@ -219,9 +188,11 @@ def backward_kernel(
         if resets is not None:
             reached = reached + (first >= 0,)
     for s in range(first, last + TAPS - 1, STEPS):
-        xs = _read(x, steps[0], s, length, channel, within, STEPS, REVERSE)
-        dys = _read(dy, steps[1], s, length, channel, within, STEPS, REVERSE)
-        anew = _read_resets(resets, s, length, STEPS, REVERSE)
+        xs = read_steps(x, steps[0], s, length, channel, within, STEPS, REVERSE)
+        dys = read_steps(
+            dy, steps[1], s, length, channel, within, STEPS, REVERSE
+        )
+        anew = read_flags(resets, s, length, STEPS, REVERSE)
         for u in tl.static_range(STEPS):
             taps = _forget(window, anew, u) + (xs[u].to(tl.float32),)
             dp = dys[u].to(tl.float32)
@@ -244,10 +215,10 @@ def backward_kernel(
                     v = pending[i] + v
                 given = given + (v,)
             at = s + u - (TAPS - 1)
-            here = _between(within, at, first, last)
-            p_dx = _pointer(dx, d, at, length, REVERSE) + channel
+            here = between(within, at, first, last)
+            p_dx = pointer_to(dx, d, at, length, REVERSE) + channel
             tl.store(p_dx, given[0].to(dx.dtype.element_ty), mask=here)
-            here = _between(within, at, 1 - TAPS, -first)
+            here = between(within, at, 1 - TAPS, -first)
             p_dstate = dstate + ((at + TAPS - 1) * d + channel)
             tl.store(p_dstate, given[0], mask=here)
             window, pending, dw, db = taps[1:], given[1:], sums, db + own
