@@ -220,7 +220,7 @@ class Mamba(SequenceLayer):
         )
 
     def mix(self, x, states, mask, reverse, training):
-        conv_state, ssm_state = states
+        conv_state, ssm_state = states or (None, None)
         x, z = self._inputs(x)  # (b, l, d) each
         x, conv_state = causal_conv1d(
             x,

@@ -1,14 +1,13 @@
 """A layer of a Mamba network: norm, mixer, residual."""
 
 import keras
-from keras import ops
 
 from keras_ssm.layers.mamba import Mamba
-from keras_ssm.layers.sequence_layer import SequenceLayer
+from keras_ssm.layers.residual_block import ResidualBlock
 
 
 @keras.saving.register_keras_serializable(package="keras_ssm")
-class MambaBlock(SequenceLayer):
+class MambaBlock(ResidualBlock):
     """One layer of a Mamba network, to be stacked.
 
         outputs = inputs + dropout(mamba(norm(inputs)))
@@ -73,65 +72,14 @@ class MambaBlock(SequenceLayer):
         conv_kernel_size: int = 4,
         expand: int = 2,
         dt_rank: int | None = None,
-        dropout: float = 0.0,
-        epsilon: float = 1e-5,
-        seed: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.state_dim = state_dim
-        self.conv_kernel_size = conv_kernel_size
-        self.expand = expand
-        self.dt_rank = dt_rank
-        self.dropout = dropout
-        self.epsilon = epsilon
-        self.seed = seed
-        self.norm = keras.layers.RMSNormalization(
-            epsilon=epsilon, dtype=self.output_dtype, name="norm"
-        )
-        self.mamba = Mamba(
+        self.compose(
+            keras.layers.RMSNormalization,
+            Mamba,
             state_dim=state_dim,
             conv_kernel_size=conv_kernel_size,
             expand=expand,
             dt_rank=dt_rank,
-            dtype=self.dtype_policy,
-            name="mamba",
         )
-        self.dropout_layer = keras.layers.Dropout(
-            dropout, seed=seed, dtype=self.dtype_policy, name="dropout"
-        )
-
-    @property
-    def output_dtype(self):
-        """That of the residual stream."""
-        return self.state_dtype
-
-    def build_mixer(self, width):
-        self.norm.build((None, None, width))
-        self.mamba.build((None, None, width))
-
-    def state_shapes(self, width):
-        return self.mamba.state_shapes(width)
-
-    def mix(self, x, states, mask, reverse, training):
-        y = ops.cast(self.norm(x), self.compute_dtype)
-        y, states = self.mamba.mix(y, states, mask, reverse, training)
-        y = self.dropout_layer(y, training=training)
-        return x + ops.cast(y, x.dtype), states
-
-    def mix_step(self, x, states, mask):
-        y = ops.cast(self.norm(x), self.compute_dtype)
-        y, states = self.mamba.mix_step(y, states, mask)
-        return x + ops.cast(y, x.dtype), states
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "state_dim": self.state_dim,
-            "conv_kernel_size": self.conv_kernel_size,
-            "expand": self.expand,
-            "dt_rank": self.dt_rank,
-            "dropout": self.dropout,
-            "epsilon": self.epsilon,
-            "seed": self.seed,
-        }

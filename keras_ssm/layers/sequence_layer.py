@@ -19,7 +19,8 @@ class SequenceLayer(keras.layers.Layer):
     - `build_mixer(width)`: creates weights and sublayers;
     - `state_shapes(width)`: the shape of each state, without the batch;
     - `mix(x, states, mask, reverse, training)` -> `(y, states)`: the whole
-      sequence, `(b, l, d)`, with `y` in the order of `x`;
+      sequence, `(b, l, d)`, with `y` in the order of `x`. Where the states are
+      `None`, they begin at 0, and nobody asks for those at the end;
     - `mix_step(x, states, mask)` -> `(y, states)`: one step, `(b, d)`;
     - `output_dtype`, if that is not the compute dtype.
 
@@ -126,6 +127,8 @@ class SequenceLayer(keras.layers.Layer):
             return self._check_states(initial_state, x.shape[-1])
         if self.stateful:
             return tuple(ops.convert_to_tensor(v) for v in self.states)
+        if not self.return_state:
+            return None
         return self._zeros(ops.shape(x)[0], x.shape[-1])
 
     def _check_states(self, states, width):

@@ -60,7 +60,7 @@ def mamba(w, x):
 
 def block(w, x):
     """A block in NumPy: norm, layer, residual."""
-    inner = {p.removeprefix("mamba/"): v for p, v in w.items()}
+    inner = {p.removeprefix("mixer/"): v for p, v in w.items()}
     scale = np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
     return x + mamba(inner, x / scale * w["norm/scale"])
 

@@ -29,7 +29,7 @@ MAMBA_PATHS = [
 ]
 BLOCK_PATHS = [
     "block/norm/scale",
-    *(path.replace("mixer", "block/mamba") for path in MAMBA_PATHS),
+    *(path.replace("mixer", "block/mixer") for path in MAMBA_PATHS),
 ]
 
 
@@ -89,7 +89,7 @@ def test_width_comes_from_build(layer_class):
     for width in (3, 20):
         layer = layer_class(state_dim=4)
         layer.build((None, None, width))
-        weights = named_weights(getattr(layer, "mamba", layer))
+        weights = named_weights(getattr(layer, "mixer", layer))
         inner = [w for p, w in weights.items() if p.endswith("in_proj/kernel")]
         assert inner[0].shape == (width, 4 * width)
         x_proj = [w for p, w in weights.items() if p.endswith("x_proj/kernel")]

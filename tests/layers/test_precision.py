@@ -51,7 +51,7 @@ def dtype_of(v):
 @each_policy
 def test_parameters_of_the_recurrence_are_float32(layer_class, policy):
     layer = make(layer_class, dtype=policy)
-    mixer = getattr(layer, "mamba", layer)
+    mixer = getattr(layer, "mixer", layer)
     for v in (mixer.A_log, mixer.D, mixer.dt_bias):
         assert dtype_of(v) == wide(policy), v.path
         # As the layer reads it, too: policies cast what layers read.
@@ -96,8 +96,8 @@ def test_residual_stream_of_a_stack_is_not_rounded(policy):
     blocks = [MambaBlock(state_dim=4, dtype=policy) for _ in range(3)]
     model = keras.Sequential([keras.Input((None, WIDTH)), *blocks])
     for block in blocks:
-        block.mamba.out_proj.kernel.assign(
-            np.zeros(block.mamba.out_proj.kernel.shape)
+        block.mixer.out_proj.kernel.assign(
+            np.zeros(block.mixer.out_proj.kernel.shape)
         )
     assert (as_array(model(x)) == x).all()
 

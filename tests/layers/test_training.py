@@ -112,7 +112,7 @@ def test_dropout_differs_from_call_to_call():
 
 
 def projections(layer):
-    mixer = getattr(layer, "mamba", layer)
+    mixer = getattr(layer, "mixer", layer)
     return (mixer.in_proj, mixer.x_proj, mixer.dt_proj, mixer.out_proj)
 
 
