@@ -6,6 +6,7 @@ import keras
 from keras import initializers, ops, regularizers
 
 from keras_ssm.layers.arguments import check_positive
+from keras_ssm.layers.dense import build_dense, fan_in_uniform, project
 from keras_ssm.layers.initializers import LogUniformDt, S4DReal
 from keras_ssm.layers.sequence_layer import SequenceLayer
 from keras_ssm.ops import (
@@ -131,7 +132,7 @@ class Mamba(SequenceLayer):
         self.use_conv_bias = use_conv_bias
         self.use_bias = use_bias
         self.kernel_initializer = initializers.get(
-            kernel_initializer or _fan_in_uniform()
+            kernel_initializer or fan_in_uniform()
         )
         self.kernel_regularizer = regularizers.get(kernel_regularizer)
         self.A_log_initializer = initializers.get(
@@ -144,44 +145,36 @@ class Mamba(SequenceLayer):
     def build_mixer(self, width):
         self.channels = self.expand * width
         self._rank = self.dt_rank or math.ceil(width / 16)
-        self.in_proj = self._dense("in_proj", width, 2 * self.channels)
+        bias = {"use_bias": self.use_bias}
+        self.in_proj = build_dense(
+            self, "in_proj", width, 2 * self.channels, **bias
+        )
         self._build_conv()
-        self.x_proj = self._dense(
+        self.x_proj = build_dense(
+            self,
             "x_proj",
             self.channels,
             self._rank + 2 * self.state_dim,
             use_bias=False,
         )
-        self.dt_proj = self._dense(
+        self.dt_proj = build_dense(
+            self,
             "dt_proj",
             self._rank,
             self.channels,
             use_bias=False,
-            kernel_initializer=_fan_in_uniform(),
+            kernel_initializer=fan_in_uniform(),
         )
         self._build_ssm()
-        self.out_proj = self._dense("out_proj", self.channels, width)
-
-    def _dense(self, name, width, units, **options):
-        options.setdefault("use_bias", self.use_bias)
-        options.setdefault(
-            "kernel_initializer", _another(self.kernel_initializer)
+        self.out_proj = build_dense(
+            self, "out_proj", self.channels, width, **bias
         )
-        dense = keras.layers.Dense(
-            units,
-            kernel_regularizer=self.kernel_regularizer,
-            dtype=self.dtype_policy,
-            name=name,
-            **options,
-        )
-        dense.build((None, None, width))
-        return dense
 
     def _build_conv(self):
         bound = 1 / math.sqrt(self.conv_kernel_size)
         self.conv_kernel = self.add_weight(
             shape=(self.conv_kernel_size, self.channels),
-            initializer=_fan_in_uniform(),
+            initializer=fan_in_uniform(),
             autocast=False,
             name="conv_kernel",
         )
@@ -242,7 +235,7 @@ class Mamba(SequenceLayer):
             reverse=reverse,
             return_state=True,
         )
-        return self._project(self.out_proj, y), (conv_state, ssm_state)
+        return project(self.out_proj, y), (conv_state, ssm_state)
 
     def mix_step(self, x, states, mask):
         conv_state, ssm_state = states
@@ -263,27 +256,23 @@ class Mamba(SequenceLayer):
             state=ssm_state,
             mask=mask,
         )
-        return self._project(self.out_proj, y), (conv_state, ssm_state)
-
-    def _project(self, dense, x):
-        # On PyTorch, Keras multiplies float64 matrices in float32.
-        return ops.cast(dense(x), self.compute_dtype)
+        return project(self.out_proj, y), (conv_state, ssm_state)
 
     def _inputs(self, x):
         """What goes through the convolution, and the gate."""
         # Not `ops.split`, at which PyTorch's compiler stops.
-        xz = self._project(self.in_proj, x)
+        xz = project(self.in_proj, x)
         xz = ops.reshape(xz, (*ops.shape(xz)[:-1], 2, self.channels))
         return ops.unstack(xz, 2, axis=-2)
 
     def _scan_inputs(self, x):
         """`x, dt, A, B, C, D` for the scan, of a sequence or of a step."""
-        maps = self._project(self.x_proj, x)
+        maps = project(self.x_proj, x)
         end_of_B = self._rank + self.state_dim
         dt = maps[..., : self._rank]
         B, C = maps[..., self._rank : end_of_B], maps[..., end_of_B:]
         A = -ops.exp(ops.convert_to_tensor(self.A_log))
-        return x, self._project(self.dt_proj, dt), A, B, C, self.D
+        return x, project(self.dt_proj, dt), A, B, C, self.D
 
     def get_config(self):
         return {
@@ -305,15 +294,3 @@ class Mamba(SequenceLayer):
                 self.dt_bias_initializer
             ),
         }
-
-
-def _fan_in_uniform():
-    """U(±1/sqrt(fan_in)): how the paper's code leaves linear layers."""
-    return initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-
-
-def _another(initializer):
-    """A copy: an initializer draws the same numbers whenever it is called."""
-    if isinstance(initializer, initializers.Initializer):
-        return initializer.clone()
-    return initializer
