@@ -8,6 +8,8 @@ each step (Hillis & Steele, 1986).
 
 from keras import ops
 
+from keras_ssm.kernels import pairs
+
 
 def compose(a, u, reverse):
     """The map from the initial state to each step, as its `(a, u)`.
@@ -52,8 +54,7 @@ def multiply(a, b):
     """`a * b`; `a` may be real where `b` is complex."""
     if len(a) == 1:
         return tuple(a[0] * part for part in b)
-    (a, a_imag), (b, b_imag) = a, b
-    return a * b - a_imag * b_imag, a * b_imag + a_imag * b
+    return pairs.multiply(a, b)
 
 
 def add(a, b):
