@@ -1,8 +1,14 @@
 """State space layers for Keras 3 on PyTorch, JAX and TensorFlow."""
 
-from keras_ssm import layers, ops
+from keras_ssm import layers, ops, optimizers
 from keras_ssm.ops import show_implementations, use_implementation
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["layers", "ops", "show_implementations", "use_implementation"]
+__all__ = [
+    "layers",
+    "ops",
+    "optimizers",
+    "show_implementations",
+    "use_implementation",
+]

@@ -1,4 +1,7 @@
-"""TensorFlow: everything in a `tf.function` under XLA."""
+"""TensorFlow: everything in a `tf.function`.
+
+Layers run as Keras runs them, which is under XLA on a GPU alone.
+"""
 
 import keras
 import numpy as np
@@ -21,8 +24,12 @@ def compiled(function, xla=True):
 inferring = compiled
 
 
+def as_keras_does(function):
+    return compiled(function, bool(tf.config.list_physical_devices("GPU")))
+
+
 def inference(layer):
-    return compiled(lambda x: layer(x))
+    return as_keras_does(lambda x: layer(x))
 
 
 def training(layer, x):
@@ -34,7 +41,7 @@ def training(layer, x):
             y = layer(x)
         return tape.gradient(y, [x, *variables], output_gradients=y)
 
-    both = compiled(both)
+    both = as_keras_does(both)
     return lambda: both(x)
 
 
