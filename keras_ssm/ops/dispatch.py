@@ -62,8 +62,8 @@ PREFERENCES = {
         "tpu": ("lax", "lax_associative", "portable"),
     },
     ("linear_scan", "tensorflow"): {
-        "cpu": ("xla", "xla_associative", "portable"),
-        "cpu graph": ("xla", "xla_associative", "portable"),
+        "cpu": ("numba", "xla", "xla_associative", "portable"),
+        "cpu graph": ("xla", "xla_associative", "portable", "numba"),
         "gpu": ("xla_associative", "xla", "portable"),
     },
     ("linear_scan", "torch"): {

@@ -22,7 +22,7 @@ DEFAULTS = {
     ("causal_conv1d", "tensorflow"): "numba",
     ("causal_conv1d", "torch"): "numba",
     ("linear_scan", "jax"): "numba",
-    ("linear_scan", "tensorflow"): "xla",
+    ("linear_scan", "tensorflow"): "numba",
     ("linear_scan", "torch"): "numba",
 }
 

@@ -6,6 +6,9 @@ import keras
 if keras.config.backend() == "torch":
     from keras_ssm.kernels.numba.torch_binding import unsupported
     from keras_ssm.kernels.numba.torch_linear_scan import linear_scan
+elif keras.config.backend() == "tensorflow":
+    from keras_ssm.kernels.numba.tensorflow_binding import unsupported
+    from keras_ssm.kernels.numba.tensorflow_linear_scan import linear_scan
 else:
     from keras_ssm.kernels.numba.jax_binding import unsupported
     from keras_ssm.kernels.numba.jax_linear_scan import linear_scan
