@@ -35,8 +35,7 @@ def symbolic(output_spec):
 
         @functools.wraps(function)
         def op(*args, **kwargs):
-            given = keras.tree.flatten((args, kwargs))
-            if not any_symbolic(given):
+            if not any_symbolic(_flat((*args, *kwargs.values()))):
                 return function(*args, **kwargs)
             arguments = signature.bind(*args, **kwargs).arguments
             options = {
@@ -77,6 +76,15 @@ class SymbolicOp(keras.Operation):
 
     def get_config(self):
         return {"op": self.op, "options": self.options, "name": self.name}
+
+
+def _flat(arguments):
+    """Arguments, and the tensors of pairs.
+
+    `keras.tree` is not for what PyTorch 2.11 compiles.
+    """
+    for v in arguments:
+        yield from v if isinstance(v, (tuple, list)) else (v,)
 
 
 def _with_pairs(arguments):
