@@ -45,21 +45,25 @@ if DRY:
     SHAPES = [(1, 20, 16)]
 N = 16
 
-# (channels, steps, exponentials on the FMA pipe), and steps between saved
-# states.
+# (channels, steps, most registers), and steps between saved states.
 CHOICES = {
     "forward": [
-        *(((c, s, 0), 64) for c in (8, 16, 32) for s in (4, 8)),
-        *((c, 64) for c in ((16, 4, 1), (16, 4, 2), (32, 4, 2))),
+        *(((8, 8, most), 64) for most in (128, 168)),
+        *(((16, 2, most), 64) for most in (96, 128)),
+        *(((16, 4, most), 64) for most in (128, 168)),
+        ((8, 4, None), 64),
     ],
     "backward": [
-        *(((c, s, 0), 64) for c in (8, 16, 32) for s in (2, 4)),
-        *((c, 64) for c in ((8, 8, 0), (16, 4, 1))),
-        *(((16, 4, 0), every) for every in (32, 128)),
+        *(((8, 4, most), 64) for most in (None, 168, 128)),
+        *((c, 64) for c in ((4, 8, 168), (16, 2, None))),
+        *(((8, 4, 168), every) for every in (32, 128)),
     ],
 }
 if DRY:
-    CHOICES = {"forward": [((8, 4, 1), 64)], "backward": [((8, 4, 0), 64)]}
+    CHOICES = {
+        "forward": [((8, 4, None), 64)],
+        "backward": [((8, 4, 168), 64)],
+    }
 
 # Relative root mean square errors of outputs and of gradients.
 TOLERANCES = {
@@ -305,7 +309,7 @@ class Problem:
 
 HEADER = (
     "what      shape                 ms      memory limit   exp limit   "
-    "choice (channels, steps, fma; every), default's ms"
+    "choice (channels, steps, registers; every), default's ms"
 )
 
 

@@ -1,8 +1,9 @@
 """What the Triton kernels compile to, on a machine without a GPU.
 
-Every launch of both ops is compiled, with the arguments that it has, for GPUs
+Every launch of the ops is compiled, with the arguments that it has, for GPUs
 from NVIDIA and AMD. At the sizes that are the default for 16 states nothing
-of a kernel spills from its registers, and none uses shared memory.
+of a kernel spills from its registers but what `SPILLS` records, and none uses
+shared memory but what `SHARED` does.
 """
 
 import dataclasses
@@ -39,8 +40,19 @@ NVIDIA = {cc: GPUTarget("cuda", cc, 32) for cc in (75, 80, 90)}
 AMD = GPUTarget("hip", "gfx942", 64)
 TOOLS = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
-# Bytes that spill, by kernel and architecture; none where nothing is said.
-SPILLS = {}
+# Bytes that spill, at most, by kernel and architecture; none where nothing is
+# said. With fewer registers, more programs of the backward kernel hide one
+# another's waits, which is worth more: without a mask it is 80 and 32 bytes.
+SPILLS = {
+    ("scan_forward", "forward_kernel", 75): 8,
+    ("scan_forward", "forward_kernel", 80): 16,
+    ("scan_backward", "backward_kernel", 75): 168,
+    ("scan_backward", "backward_kernel", 80): 168,
+    ("scan_backward", "backward_kernel", 90): 144,
+}
+# Bytes of shared memory on AMD: maps of an odd number of states change their
+# layout there.
+SHARED = {"float16_n5": 1024}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +92,13 @@ def launches(monkeypatch):
     def record(call, lanes):
         found = []
 
-        def run(kernel, programs, *arguments, warps=1, **constants):
-            found.append((kernel, arguments, constants, warps))
+        def run(
+            kernel, programs, *arguments, warps=1, registers=None, **constants
+        ):
+            options = dict(num_warps=warps)
+            if registers is not None:
+                options["maxnreg"] = registers
+            found.append((kernel, arguments, constants, options))
 
         monkeypatch.setattr(launch, "_LANES", lanes)
         for module in (selective_scan, causal_conv1d, linear_scan):
@@ -123,11 +140,11 @@ def _run_linear(x, x_imag, a, a_imag, state, state_imag, marks, reverse):
     linear_scan._backward(x, x_imag, *others, *gradients, reverse)
 
 
-@pytest.mark.parametrize("enough", (0, 10**9), ids=("many", "few"))
+@pytest.mark.parametrize("enough", (0, 1, 10**9), ids=("split", "many", "few"))
 @pytest.mark.parametrize("cc", (80, 90))
 def test_nothing_spills(launches, cc, enough, monkeypatch):
-    # As with so many programs that the largest are chosen, and with so few
-    # that the smallest are.
+    # As where time is split, with so many programs that the largest are chosen,
+    # and with so few that the smallest are.
     monkeypatch.setattr(scan_blocks, "ENOUGH", enough)
     for launched in launches(CALLS["mamba"], 32):
         check_nvidia(launched, cc)
@@ -147,7 +164,7 @@ def test_compiles_for_amd(launches, name):
     for launched in launches(CALLS[name], 64):
         compiled = compile_for(AMD, launched)
         assert compiled.asm["hsaco"]
-        assert compiled.metadata.shared == 0
+        assert compiled.metadata.shared <= SHARED.get(name, 0)
 
 
 def check_nvidia(launched, cc, of_default=True):
@@ -162,7 +179,7 @@ def check_nvidia(launched, cc, of_default=True):
 
 
 def compile_for(target, launched):
-    kernel, arguments, constants, warps = launched
+    kernel, arguments, constants, options = launched
     signature, known, attributes = {}, {}, {}
     names = kernel.arg_names
     given = dict(zip(names, arguments, strict=False)) | constants
@@ -173,7 +190,9 @@ def compile_for(target, launched):
         plain = kernel.params[i].do_not_specialize
         signature[name] = describe(given[name], (i,), plain, known, attributes)
     source = ASTSource(kernel, signature, known, attributes)
-    options = dict(num_warps=warps, num_stages=1, enable_fp_fusion=True)
+    options = dict(options, num_stages=1, enable_fp_fusion=True)
+    if target.backend == "hip":
+        options.pop("maxnreg", None)
     return triton.compile(source, target=target, options=options)
 
 

@@ -78,9 +78,27 @@ def processors(device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def run(kernel, programs: int, *arguments, warps: int = 1, **constants):
-    """Runs a kernel on the device of its first argument."""
+def run(
+    kernel,
+    programs: int,
+    *arguments,
+    warps: int = 1,
+    registers: int | None = None,
+    **constants,
+):
+    """Runs a kernel on the device of its first argument.
+
+    Args:
+        kernel: The kernel.
+        programs: How many programs there are.
+        *arguments: Its arguments.
+        warps: Warps of a program.
+        registers: The most registers of a lane, on GPUs from NVIDIA.
+        **constants: Its compile-time arguments.
+    """
     device = arguments[0].device
+    if registers is not None and torch.version.hip is None:
+        constants["maxnreg"] = registers
     place = contextlib.nullcontext()
     if device.type == "cuda":
         place = torch.cuda.device(device)

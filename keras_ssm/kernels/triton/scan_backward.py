@@ -2,10 +2,10 @@
 
 A program goes through its chunk from the end, by segments of `EVERY` steps:
 from the state that the forward kernel saved before a segment it recomputes
-those before every few steps, and keeps them in `scratch`. It then takes these
-few steps at a time from the last: it recomputes their states and decays once
-more, now in registers, and walks them back. All in all that is two
-exponentials for each state and step.
+those before every block of a few steps, and keeps them in `scratch`. It then
+takes block after block from the last: it recomputes the states and decays of
+its steps once more, now in registers, and walks them back. All in all that is
+two exponentials for each state and step.
 
 `keras_ssm/kernels/lax/selective_scan.py` has the formulas. The sums over the
 channels of a block are stored for each block, the sums over time for each
@@ -39,6 +39,7 @@ from keras_ssm.kernels.triton.scan_memory import (
     sequence,
     step_sizes,
     unmasked,
+    widened,
     write_states,
     write_tiles,
 )
@@ -84,24 +85,26 @@ def _step_back(g, dA, a, dt, u, dy, before, after, decays, b, c, live, reset):
 
 @triton.jit
 def _write_maps(
-    v,
+    p,
     sums,
     k: tl.constexpr,
     left,
     lane,
+    WIDTH: tl.constexpr,
     n: tl.constexpr,
     REGISTERS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Stores one step of dB, then of dC, where their sums have come to lie."""
-    p, step = v
     for q in tl.static_range(len(sums)):
         part = lane % BLOCK * (2 * REGISTERS)
         own = part % BLOCK == 0  # others have the same sum
         here = own & (tl.full(lane.shape, k, tl.int32) < left)
         part = part // BLOCK + q
         m = lane // BLOCK * REGISTERS + part % REGISTERS
-        at = p + (k * step + part // REGISTERS * n + m)
+        # How far steps lie apart is known here: the compiler adds it to the
+        # addresses of the lanes.
+        at = p + (part // REGISTERS * n + m) + k * WIDTH
         tl.store(at, sums[q], mask=here & (m < n))
 
 
@@ -121,6 +124,220 @@ def _silu_slopes(zs):
         gate = sigmoid(zs[i])
         slopes = slopes + (gate * (1.0 + zs[i] * (1.0 - gate)),)
     return slopes
+
+
+@triton.jit
+def _read_inputs(
+    v,
+    left,
+    place,
+    SPAN: tl.constexpr,
+    TILES: tl.constexpr,
+    n: tl.constexpr,
+    N: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """What the states of a block follow from, as it lies in memory."""
+    x, dt, B, mask, resets = v
+    lane, _, _ = place
+    STEPS: tl.constexpr = lane.shape[0] // SPAN * TILES
+    return (
+        read_tiles(x, left, place, SPAN, TILES),
+        read_tiles(dt, left, place, SPAN, TILES),
+        read_maps(B, left, lane, STEPS, n, N, BLOCK),
+        read_marks(mask, left, place, SPAN, TILES),
+        read_flags(mask, left, STEPS),
+        read_flags(resets, left, STEPS),
+    )
+
+
+@triton.jit
+def _read_outputs(
+    v,
+    left,
+    place,
+    SPAN: tl.constexpr,
+    TILES: tl.constexpr,
+    n: tl.constexpr,
+    N: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """What the gradient needs of a block beside that."""
+    C, z, dy = v
+    lane, _, _ = place
+    STEPS: tl.constexpr = lane.shape[0] // SPAN * TILES
+    return (
+        read_maps(C, left, lane, STEPS, n, N, BLOCK),
+        read_tiles(z, left, place, SPAN, TILES),
+        read_tiles(dy, left, place, SPAN, TILES),
+    )
+
+
+@triton.jit
+def _keep_states(
+    scratch,
+    h,
+    sequences,
+    left,
+    blocks,
+    a,
+    bias,
+    place,
+    SPAN: tl.constexpr,
+    TILES: tl.constexpr,
+    n: tl.constexpr,
+    N: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    dtype: tl.constexpr,
+):
+    """Keeps the states before all blocks of a segment but the last.
+
+    Returns:
+        The state before the last block, and its inputs.
+    """
+    lane = place[0]
+    STEPS: tl.constexpr = lane.shape[0] // SPAN * TILES
+    REGISTERS: tl.constexpr = len(h)
+    ahead = _read_inputs(sequences, left, place, SPAN, TILES, n, N, BLOCK)
+    for i in range(1, blocks):
+        own = scratch + (i - 1) * (REGISTERS * lane.shape[0])
+        _write_scratch(own, h, lane)
+        xs, dts, b, live, alive, anew = ahead
+        ahead = _read_inputs(
+            moved(sequences, i * STEPS, "inputs"),
+            left - i * STEPS,
+            place,
+            SPAN,
+            TILES,
+            n,
+            N,
+            BLOCK,
+        )
+        dts, slopes = step_sizes(dts, live, bias, STEPS, lane, SPAN, SOFTPLUS)
+        us = product(dts, unmasked(xs, live))
+        dt_at = by_step(dts, lane, BLOCK, SPAN)
+        u_at = by_step(us, lane, BLOCK, SPAN)
+        b = widened(b, dtype)
+        for k in tl.static_range(STEPS):
+            h, decays = advance(
+                h, a, dt_at[k], u_at[k], b[k], only(alive, k), only(anew, k)
+            )
+    return h, ahead
+
+
+@triton.jit
+def _write_scratch(p, h, lane):
+    """Keeps a state, as if lanes were channels."""
+    write_states(p, h, (lane, lane, lane >= 0), len(h), lane.shape[0])
+
+
+@triton.jit
+def _read_scratch(p, lane, REGISTERS: tl.constexpr):
+    place = lane, lane, lane >= 0
+    return read_states(p, place, REGISTERS, REGISTERS, lane.shape[0])
+
+
+@triton.jit
+def _states_of_steps(h, a, dt_at, u_at, b, alive, anew):
+    """The states before and after all steps of a block, and the decays."""
+    states, decays = (h,), ()
+    for k in tl.static_range(len(b)):
+        h, decay = advance(
+            h, a, dt_at[k], u_at[k], b[k], only(alive, k), only(anew, k)
+        )
+        states, decays = states + (h,), decays + (decay,)
+    return states, decays
+
+
+@triton.jit
+def _block_back(
+    carried,
+    read,
+    dx,
+    ddt,
+    dz,
+    dmaps,
+    left,
+    a,
+    skip,
+    bias,
+    place,
+    SPAN: tl.constexpr,
+    TILES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    n: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    dtype: tl.constexpr,
+):
+    """Walks a block back, and stores the gradients of its steps.
+
+    Args:
+        carried: Gradients with respect to the state after the block; sums
+            over steps of those of A, D and the bias.
+        read: The state before the block, and what was read of it.
+        dx, ddt, dz: Where these gradients belong.
+        dmaps: Where those of B and C belong, `WIDTH` apart for each step.
+
+    Returns:
+        `carried`, with this block.
+    """
+    g, of_A, of_D, of_bias = carried
+    h, inputs, outputs = read
+    xs, dts, b, live, alive, anew = inputs
+    c, zs, dys = outputs
+    lane, _, _ = place
+    STEPS: tl.constexpr = len(b)
+    b, c = widened(b, dtype), widened(c, dtype)
+    dts, slopes = step_sizes(dts, live, bias, left, lane, SPAN, SOFTPLUS)
+    xs, zs, dys = unmasked(xs, live), unmasked(zs, live), unmasked(dys, live)
+    us, inners = product(dts, xs), gated(dys, zs)
+    dt_at = by_step(dts, lane, BLOCK, SPAN)
+    u_at = by_step(us, lane, BLOCK, SPAN)
+    dy_at = by_step(inners, lane, BLOCK, SPAN)
+    states, decays = _states_of_steps(h, a, dt_at, u_at, b, alive, anew)
+    if len(zs) > 0:
+        ys = ()
+        for k in tl.static_range(STEPS):
+            ys = ys + (dot(states[k + 1], c[k]),)
+        ys = add_skip(sum_to_tiles(ys, lane, BLOCK, SPAN), skip, xs)
+        dzs = product(product(dys, ys), _silu_slopes(zs))
+        write_tiles(dz, unmasked(dzs, live), left, place, BLOCK, SPAN)
+    along, through = (), ()
+    for k in tl.static_range(STEPS - 1, -1, -1):
+        g, of_A, of_maps, along_k, through_k = _step_back(
+            g,
+            of_A,
+            a,
+            dt_at[k],
+            u_at[k],
+            dy_at[k],
+            states[k],
+            states[k + 1],
+            decays[k],
+            b[k],
+            c[k],
+            only(alive, k),
+            only(anew, k),
+        )
+        along, through = (along_k,) + along, (through_k,) + through
+        of_maps = sum_to_channels(of_maps, lane, BLOCK)
+        _write_maps(dmaps, of_maps, k, left, lane, WIDTH, n, len(a), BLOCK)
+    along = sum_to_tiles(along, lane, BLOCK, SPAN)
+    through = sum_to_tiles(through, lane, BLOCK, SPAN)
+    dxs, ddts = (), ()
+    for i in tl.static_range(TILES):
+        dxs = dxs + (skip * inners[i] + dts[i] * along[i],)
+        v = (through[i] * LN2 + along[i] * xs[i]) * slopes[i]
+        ddts = ddts + (v,)
+    dxs, ddts = unmasked(dxs, live), unmasked(ddts, live)
+    for i in tl.static_range(TILES):
+        of_D += inners[i] * xs[i]
+        of_bias += ddts[i]
+    write_tiles(dx, dxs, left, place, BLOCK, SPAN)
+    write_tiles(ddt, ddts, left, place, BLOCK, SPAN)
+    return g, of_A, of_D, of_bias
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -164,7 +381,6 @@ def backward_kernel(
     SPAN: tl.constexpr,
     TILES: tl.constexpr,
     EVERY: tl.constexpr,
-    FMA: tl.constexpr,
     SOFTPLUS: tl.constexpr,
     REVERSE: tl.constexpr,
 ):
@@ -172,7 +388,7 @@ def backward_kernel(
 
     Those of A, D and the bias for each row and chunk, `(b, chunks, ...)`;
     those of B and C together for each block of channels,
-    `(blocks, b, l, g, 2 n)`. `rows` and `steps` are of x, dt, B, C, z and dy,
+    `(blocks, b, g, l, 2 n)`. `rows` and `steps` are of x, dt, B, C, z and dy,
     the rest is like that of the forward kernel.
     """
     chunk, row, group, block, place = locate(
@@ -187,6 +403,7 @@ def backward_kernel(
     count = tl.cdiv(last - first, EVERY)
     s0 = first + (count - 1) * EVERY
     of_group = group * n
+    dtype: tl.constexpr = B.dtype.element_ty
     x = sequence(x, row * rows[0], steps[0], s0, length, REVERSE)
     dt = sequence(dt, row * rows[1], steps[1], s0, length, REVERSE)
     B = sequence(B, row * rows[2] + of_group, steps[2], s0, length, REVERSE)
@@ -198,16 +415,14 @@ def backward_kernel(
     dx = sequence(dx, row * length * d, d, s0, length, REVERSE)
     ddt = sequence(ddt, row * length * d, d, s0, length, REVERSE)
     dz = sequence(dz, row * length * d, d, s0, length, REVERSE)
-    width = groups * 2 * n
-    of_group = (block * batch + row) * length * width + group * 2 * n
-    dmaps = sequence(dmaps, of_group, width, s0, length, REVERSE)
-    forward, backward = (x, dt, B, mask, resets), (C, z, dy)
-    gradients = dx, ddt, dz, dmaps
+    of_group = ((block * batch + row) * groups + group) * length * (2 * n)
+    WIDTH: tl.constexpr = -2 * n if REVERSE else 2 * n
+    dmaps, step = sequence(dmaps, of_group, 2 * n, s0, length, REVERSE)
+    inputs, outputs = (x, dt, B, mask, resets), (C, z, dy)
+    gradients = dx, ddt, dz
 
     own = tl.program_id(0).to(tl.int64) * (EVERY // STEPS)
     scratch += own * (REGISTERS * LANES)
-    # As if the states of the lanes were those of that many channels.
-    kept = lane, lane, lane >= 0
     part = row * tl.cdiv(length, chunk_steps) + chunk
     dA += part * n * d
     dend += row * dend_row + chunk * dend_chunk
@@ -221,130 +436,95 @@ def backward_kernel(
         blocks = tl.cdiv(tl.minimum(EVERY, last - s0), STEPS)
         before = saved + (row * segments + s0 // EVERY) * n * d
         h = read_states(before, place, n, N, BLOCK)
-        write_states(scratch, h, kept, REGISTERS, LANES)
-        for _i in range(blocks - 1):
-            x, dt, B, mask, resets = forward
-            b = read_maps(B, STEPS, lane, STEPS, n, N, BLOCK)
-            alive = read_flags(mask, STEPS, STEPS)
-            anew = read_flags(resets, STEPS, STEPS)
-            xs = read_tiles(x, STEPS, place, SPAN, TILES)
-            dts = read_tiles(dt, STEPS, place, SPAN, TILES)
-            live = read_marks(mask, STEPS, place, SPAN, TILES)
-            dts, slopes = step_sizes(
-                dts, live, bias, STEPS, lane, SPAN, SOFTPLUS
-            )
-            us = product(dts, unmasked(xs, live))
-            dt_at = by_step(dts, lane, BLOCK, SPAN)
-            u_at = by_step(us, lane, BLOCK, SPAN)
-            for k in tl.static_range(STEPS):
-                h, decays = advance(
-                    h,
-                    a,
-                    dt_at[k],
-                    u_at[k],
-                    b[k],
-                    only(alive, k),
-                    only(anew, k),
-                    FMA,
-                )
-            scratch += REGISTERS * LANES
-            write_states(scratch, h, kept, REGISTERS, LANES)
-            forward = moved(forward, STEPS)
+        h, of_inputs = _keep_states(
+            scratch,
+            h,
+            inputs,
+            last - s0,
+            blocks,
+            a,
+            bias,
+            place,
+            SPAN,
+            TILES,
+            n,
+            N,
+            BLOCK,
+            SOFTPLUS,
+            dtype,
+        )
+        at = (blocks - 1) * STEPS
+        of_outputs = _read_outputs(
+            moved(outputs, at, "outputs"),
+            last - s0 - at,
+            place,
+            SPAN,
+            TILES,
+            n,
+            N,
+            BLOCK,
+        )
         # What one lane keeps no other lane reads: nothing has to be waited
         # for, and all stores come before all loads.
         tl.debug_barrier()
 
-        backward = moved(backward, (blocks - 1) * STEPS)
-        gradients = moved(gradients, (blocks - 1) * STEPS)
-        of_A, of_D, of_bias = (none,) * REGISTERS, none, none
+        carried = g, (none,) * REGISTERS, none, none
         for i in range(blocks):
-            left = last - s0 - (blocks - 1 - i) * STEPS
-            x, dt, B, mask, resets = forward
-            C, z, dy = backward
-            h = read_states(scratch, kept, REGISTERS, REGISTERS, LANES)
-            b = read_maps(B, left, lane, STEPS, n, N, BLOCK)
-            c = read_maps(C, left, lane, STEPS, n, N, BLOCK)
-            alive = read_flags(mask, left, STEPS)
-            anew = read_flags(resets, left, STEPS)
-            live = read_marks(mask, left, place, SPAN, TILES)
-            xs = read_tiles(x, left, place, SPAN, TILES)
-            dts = read_tiles(dt, left, place, SPAN, TILES)
-            zs = read_tiles(z, left, place, SPAN, TILES)
-            dys = read_tiles(dy, left, place, SPAN, TILES)
-            dts, slopes = step_sizes(
-                dts, live, bias, left, lane, SPAN, SOFTPLUS
+            k = blocks - 1 - i
+            read = h, of_inputs, of_outputs
+            # The block before is read ahead; the first one once more.
+            at = tl.maximum(k - 1, 0)
+            h = _read_scratch(
+                scratch + at * (REGISTERS * LANES), lane, REGISTERS
             )
-            xs, zs, dys = (
-                unmasked(xs, live),
-                unmasked(zs, live),
-                unmasked(dys, live),
+            at *= STEPS
+            of_inputs = _read_inputs(
+                moved(inputs, at, "inputs"),
+                last - s0 - at,
+                place,
+                SPAN,
+                TILES,
+                n,
+                N,
+                BLOCK,
             )
-            us, inners = product(dts, xs), gated(dys, zs)
-            dt_at = by_step(dts, lane, BLOCK, SPAN)
-            u_at = by_step(us, lane, BLOCK, SPAN)
-            dy_at = by_step(inners, lane, BLOCK, SPAN)
-            states, decays, outputs = (h,), (), ()
-            for k in tl.static_range(STEPS):
-                h, decay = advance(
-                    h,
-                    a,
-                    dt_at[k],
-                    u_at[k],
-                    b[k],
-                    only(alive, k),
-                    only(anew, k),
-                    FMA,
-                )
-                states, decays = states + (h,), decays + (decay,)
-                if len(zs) > 0:
-                    outputs = outputs + (dot(h, c[k]),)
-            dx, ddt, dz, dmaps = gradients
-            along, through = (), ()
-            for k in tl.static_range(STEPS - 1, -1, -1):
-                g, of_A, of_maps, along_k, through_k = _step_back(
-                    g,
-                    of_A,
-                    a,
-                    dt_at[k],
-                    u_at[k],
-                    dy_at[k],
-                    states[k],
-                    states[k + 1],
-                    decays[k],
-                    b[k],
-                    c[k],
-                    only(alive, k),
-                    only(anew, k),
-                )
-                along, through = (along_k,) + along, (through_k,) + through
-                of_maps = sum_to_channels(of_maps, lane, BLOCK)
-                _write_maps(dmaps, of_maps, k, left, lane, n, REGISTERS, BLOCK)
-            along = sum_to_tiles(along, lane, BLOCK, SPAN)
-            through = sum_to_tiles(through, lane, BLOCK, SPAN)
-            dxs, ddts = (), ()
-            for i_ in tl.static_range(TILES):
-                dxs = dxs + (skip * inners[i_] + dts[i_] * along[i_],)
-                v = (through[i_] * LN2 + along[i_] * xs[i_]) * slopes[i_]
-                ddts = ddts + (v,)
-            dxs, ddts = unmasked(dxs, live), unmasked(ddts, live)
-            for i_ in tl.static_range(TILES):
-                of_D += inners[i_] * xs[i_]
-                of_bias += ddts[i_]
-            write_tiles(dx, dxs, left, place, BLOCK, SPAN)
-            write_tiles(ddt, ddts, left, place, BLOCK, SPAN)
-            if len(zs) > 0:
-                outputs = sum_to_tiles(outputs, lane, BLOCK, SPAN)
-                outputs = add_skip(outputs, skip, xs)
-                dzs = product(product(dys, outputs), _silu_slopes(zs))
-                write_tiles(dz, unmasked(dzs, live), left, place, BLOCK, SPAN)
-            scratch -= REGISTERS * LANES
-            forward, backward = moved(forward, -STEPS), moved(backward, -STEPS)
-            gradients = moved(gradients, -STEPS)
+            of_outputs = _read_outputs(
+                moved(outputs, at, "outputs"),
+                last - s0 - at,
+                place,
+                SPAN,
+                TILES,
+                n,
+                N,
+                BLOCK,
+            )
+            to = moved(gradients, k * STEPS, "gradients")
+            carried = _block_back(
+                carried,
+                read,
+                to[0],
+                to[1],
+                to[2],
+                dmaps + k * (STEPS * WIDTH),
+                last - s0 - k * STEPS,
+                a,
+                skip,
+                bias,
+                place,
+                SPAN,
+                TILES,
+                WIDTH,
+                n,
+                BLOCK,
+                SOFTPLUS,
+                dtype,
+            )
         tl.debug_barrier()
-        scratch += REGISTERS * LANES
-        forward = moved(forward, STEPS - EVERY)
-        backward = moved(backward, STEPS - EVERY)
-        gradients = moved(gradients, STEPS - EVERY)
+        g, of_A, of_D, of_bias = carried
+        inputs = moved(inputs, -EVERY, "inputs")
+        outputs = moved(outputs, -EVERY, "outputs")
+        gradients = moved(gradients, -EVERY, "gradients")
+        dmaps -= EVERY * WIDTH
         # Segment by segment: long sums in float32 lose less in two levels.
         sum_D += of_D
         sum_bias += of_bias

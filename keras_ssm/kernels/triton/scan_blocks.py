@@ -8,7 +8,10 @@ import triton
 # each element of x.
 EVERY = 64
 # Programs for each multiprocessor that hide one another's waits.
-ENOUGH = 15
+ENOUGH = 12
+# Programs for each multiprocessor where time is split: two rounds of what its
+# registers hold.
+SPLIT = 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,13 +21,12 @@ class Blocks:
     Args:
         channels: Channels of a program.
         steps: Steps that it takes at once.
-        fma: How many of a lane's exponentials do without the special
-            function unit.
+        registers: The most registers of a lane; `None` for no limit.
     """
 
     channels: int
     steps: int
-    fma: int = 0
+    registers: int | None = None
 
     def constants(self, n: int, lanes: int) -> dict:
         """Compile-time arguments of the kernels."""
@@ -38,7 +40,6 @@ class Blocks:
             LANES=lanes,
             SPAN=lanes // per_tile,
             TILES=self.steps // per_tile,
-            FMA=self.fma,
         )
 
 
@@ -55,11 +56,15 @@ def forward_blocks(
         fill: How many programs there should be. The more states a lane has,
             the less its programs compute twice, but the fewer there are.
     """
-    for states, steps in ((16, 8), (8, 4), (4, 4)):
-        blocks = Blocks(_channels(width, n, lanes, states), steps)
-        if pairs * triton.cdiv(width, blocks.channels) >= fill:
-            break
-    return blocks
+    wide = Blocks(_channels(width, n, lanes, 8), 2, 128)
+    if not fill:
+        return dataclasses.replace(wide, steps=4, registers=168)
+    if pairs * triton.cdiv(width, wide.channels) >= fill:
+        return wide
+    narrow = _channels(width, n, lanes, 4)
+    # Half as many steps where a lane has more than four states.
+    steps = 8 if narrow * n <= 4 * lanes else 4
+    return Blocks(narrow, steps, 168)
 
 
 def backward_blocks(
@@ -67,11 +72,9 @@ def backward_blocks(
 ) -> Blocks:
     """The sizes of the backward kernel: as many steps as fit registers.
 
-    Its arguments are those of `forward_blocks`. Where nothing has to be
-    filled, since time is split, lanes have more states and fewer steps.
+    Its arguments are those of `forward_blocks`.
     """
-    states, steps = (4, 4) if fill else (8, 2)
-    return Blocks(_channels(width, n, lanes, states), steps)
+    return Blocks(_channels(width, n, lanes, 4), 4, 168)
 
 
 def _channels(width, n, lanes, states):
@@ -84,11 +87,10 @@ def _channels(width, n, lanes, states):
 def chunk_steps(length: int, programs: int, processors: int) -> int:
     """How many steps a chunk has; all of them if time need not be split.
 
-    Splitting computes every exponential twice, and has to fill several times
-    as many processors to pay.
+    Splitting computes every exponential twice: it pays where programs are few.
     """
     most = length // (2 * EVERY)
-    chunks = min(8 * processors // programs, most)
-    if chunks < 4:
+    chunks = min(SPLIT * processors // programs, most)
+    if programs > 2 * processors or chunks < 4:
         return length
     return triton.cdiv(triton.cdiv(length, chunks), EVERY) * EVERY

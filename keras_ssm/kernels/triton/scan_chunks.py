@@ -14,7 +14,7 @@ kernel: with respect to the state, it is a scan as well, `g = exp(dt[t] A)
 import triton
 import triton.language as tl
 
-from keras_ssm.kernels.triton.functions import LOG2E, exp2
+from keras_ssm.kernels.triton.functions import LOG2E, power
 from keras_ssm.kernels.triton.scan_forward import advance, forget, gated
 from keras_ssm.kernels.triton.scan_memory import (
     SIZES,
@@ -31,25 +31,24 @@ from keras_ssm.kernels.triton.scan_memory import (
     sequence,
     step_sizes,
     unmasked,
+    widened,
     write_states,
 )
 from keras_ssm.kernels.triton.warp import by_step, sum_of_tile
 
 
 @triton.jit
-def _step(
-    h, a, dt, u, b, live, reset, FMA: tl.constexpr, ADJOINT: tl.constexpr
-):
+def _step(h, a, dt, u, b, live, reset, ADJOINT: tl.constexpr):
     """A step of the scan, or of its gradient."""
     if ADJOINT:
         after = ()
         for r in tl.static_range(len(h)):
             v = h[r] + u * b[r]
-            v = forget(exp2(dt * a[r], r < FMA) * v, reset)
+            v = forget(power(a[r], dt) * v, reset)
             v = v if len(live) == 0 else tl.where(live[0], v, h[r])
             after = after + (v,)
     else:
-        after, decays = advance(h, a, dt, u, b, live, reset, FMA)
+        after, decays = advance(h, a, dt, u, b, live, reset)
     return after
 
 
@@ -79,7 +78,6 @@ def ends_kernel(
     LANES: tl.constexpr,
     SPAN: tl.constexpr,
     TILES: tl.constexpr,
-    FMA: tl.constexpr,
     SOFTPLUS: tl.constexpr,
     REVERSE: tl.constexpr,
     ADJOINT: tl.constexpr,
@@ -101,6 +99,7 @@ def ends_kernel(
     v = sequence(v, row * rows[0], steps[0], s0, length, FROM_END)
     dt = sequence(dt, row * rows[1], steps[1], s0, length, FROM_END)
     of_group = row * rows[2] + group * n
+    dtype: tl.constexpr = maps.dtype.element_ty
     maps = sequence(maps, of_group, steps[2], s0, length, FROM_END)
     z = sequence(z, row * rows[3], steps[3], s0, length, FROM_END)
     mask = sequence(mask, row * length, 1, s0, length, FROM_END)
@@ -110,22 +109,20 @@ def ends_kernel(
     bias = read_parameter(dt_bias, place)
     none = tl.zeros(lane.shape, tl.float32)
     h, total, starts = (none,) * len(a), none, lane * 0
+    ahead = _read_all(sequences, last - first, place, SPAN, TILES, n, N, BLOCK)
     for s in range(0, last - first, STEPS):
         left = last - first - s
-        v, dt, maps, z, mask, resets = sequences
-        b = read_maps(maps, left, lane, STEPS, n, N, BLOCK)
-        alive = read_flags(mask, left, STEPS)
-        anew = read_flags(resets, left, STEPS)
-        live = read_marks(mask, left, place, SPAN, TILES)
-        dts = read_tiles(dt, left, place, SPAN, TILES)
-        us = read_tiles(v, left, place, SPAN, TILES)
-        zs = read_tiles(z, left, place, SPAN, TILES)
-        marks = read_marks(resets, left, place, SPAN, TILES)
+        us, dts, zs, live, marks, alive, anew, b = ahead
+        sequences = moved(sequences, STEPS, "sequences")
+        ahead = _read_all(
+            sequences, left - STEPS, place, SPAN, TILES, n, N, BLOCK
+        )
         dts, slopes = step_sizes(dts, live, bias, left, lane, SPAN, SOFTPLUS)
         us = unmasked(us, live)
         us = gated(us, unmasked(zs, live)) if ADJOINT else product(us, dts)
         dt_at = by_step(dts, lane, BLOCK, SPAN)
         u_at = by_step(us, lane, BLOCK, SPAN)
+        b = widened(b, dtype)
         for i in tl.static_range(TILES):
             total += dts[i]
             if len(marks) > 0:
@@ -139,10 +136,8 @@ def ends_kernel(
                 b[k],
                 only(alive, k),
                 only(anew, k),
-                FMA,
                 ADJOINT,
             )
-        sequences = moved(sequences, STEPS)
     at = row * tl.cdiv(length, chunk_steps) + chunk
     write_states(ends + at * n * d, h, place, n, BLOCK)
     at = at * d + channel
@@ -151,6 +146,33 @@ def ends_kernel(
     if broken is not None:
         starts = sum_of_tile(starts.to(tl.float32), lane, BLOCK, SPAN)
         tl.store(broken + at, (starts > 0).to(tl.uint8), mask=here)
+
+
+@triton.jit
+def _read_all(
+    sequences,
+    left,
+    place,
+    SPAN: tl.constexpr,
+    TILES: tl.constexpr,
+    n: tl.constexpr,
+    N: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """What an iteration needs, as it lies in memory."""
+    v, dt, maps, z, mask, resets = sequences
+    lane, _, _ = place
+    STEPS: tl.constexpr = lane.shape[0] // SPAN * TILES
+    return (
+        read_tiles(v, left, place, SPAN, TILES),
+        read_tiles(dt, left, place, SPAN, TILES),
+        read_tiles(z, left, place, SPAN, TILES),
+        read_marks(mask, left, place, SPAN, TILES),
+        read_marks(resets, left, place, SPAN, TILES),
+        read_flags(mask, left, STEPS),
+        read_flags(resets, left, STEPS),
+        read_maps(maps, left, lane, STEPS, n, N, BLOCK),
+    )
 
 
 @triton.jit(do_not_specialize=["chunks", "d", "n"])
@@ -179,7 +201,7 @@ def carry_kernel(
         own = tl.load(ends + chunk * d * n + i, mask=here, other=0.0)
         total = tl.load(sums + chunk * d + i // n, mask=here, other=0.0)
         tl.store(ends + chunk * d * n + i, h, mask=here)
-        h = exp2(a * total, False) * h
+        h = power(a, total) * h
         if broken is not None:
             anew = tl.load(broken + chunk * d + i // n, mask=here, other=0)
             h = tl.where(anew != 0, 0.0, h)

@@ -9,7 +9,7 @@ it, is computed for as many steps at once as there are rows of lanes; see
 import triton
 import triton.language as tl
 
-from keras_ssm.kernels.triton.functions import exp2, sigmoid
+from keras_ssm.kernels.triton.functions import power, sigmoid
 from keras_ssm.kernels.triton.scan_memory import (
     SIZES,
     locate,
@@ -26,6 +26,7 @@ from keras_ssm.kernels.triton.scan_memory import (
     sequence,
     step_sizes,
     unmasked,
+    widened,
     write_states,
     write_tiles,
 )
@@ -39,11 +40,11 @@ def forget(h, reset):
 
 
 @triton.jit
-def advance(h, a, dt, u, b, live, reset, FMA: tl.constexpr):
+def advance(h, a, dt, u, b, live, reset):
     """The state after a step, and the decays in it."""
     after, decays = (), ()
     for r in tl.static_range(len(h)):
-        decay = exp2(dt * a[r], r < FMA)
+        decay = power(a[r], dt)
         v = decay * forget(h[r], reset) + u * b[r]
         # Not even NaN in B reaches the state at a masked step.
         v = v if len(live) == 0 else tl.where(live[0], v, h[r])
@@ -113,7 +114,6 @@ def forward_kernel(
     SPAN: tl.constexpr,
     TILES: tl.constexpr,
     EVERY: tl.constexpr,
-    FMA: tl.constexpr,
     SOFTPLUS: tl.constexpr,
     REVERSE: tl.constexpr,
 ):
@@ -131,6 +131,7 @@ def forward_kernel(
     first = chunk.to(tl.int32) * chunk_steps
     last = tl.minimum(first + chunk_steps, length)
     of_group = group * n
+    dtype: tl.constexpr = B.dtype.element_ty
     x = sequence(x, row * rows[0], steps[0], first, length, REVERSE)
     dt = sequence(dt, row * rows[1], steps[1], first, length, REVERSE)
     B = sequence(B, row * rows[2] + of_group, steps[2], first, length, REVERSE)
@@ -139,29 +140,26 @@ def forward_kernel(
     y = sequence(y, row * length * d, d, first, length, REVERSE)
     mask = sequence(mask, row * length, 1, first, length, REVERSE)
     resets = sequence(resets, row * length, 1, first, length, REVERSE)
-    inputs, others = (x, dt, z, mask), (B, C, mask, resets, y)
+    inputs = x, dt, z, mask, resets, B, C
     start += row * start_row + chunk * start_chunk
     h = read_states(start, place, n, N, BLOCK)
     a = read_rates(A, place, n, N, BLOCK)
     skip, bias = read_parameter(D, place), read_parameter(dt_bias, place)
 
-    # Tiles are read one iteration ahead.
-    ahead = _read_all(inputs, last - first, place, SPAN, TILES)
+    # Everything is read one iteration ahead.
+    ahead = _read_all(inputs, last - first, place, SPAN, TILES, n, N, BLOCK)
     for s0 in range(first, last, EVERY):
         if saved is not None:
             kept = saved + (row * segments + s0 // EVERY) * n * d
             write_states(kept, h, place, n, BLOCK)
         for s in range(s0, tl.minimum(s0 + EVERY, last), STEPS):
             left = last - s
-            B, C, mask, resets, y = others
-            b = read_maps(B, left, lane, STEPS, n, N, BLOCK)
-            c = read_maps(C, left, lane, STEPS, n, N, BLOCK)
-            alive = read_flags(mask, left, STEPS)
-            anew = read_flags(resets, left, STEPS)
-            xs, dts, zs, live = ahead
-            inputs = moved(inputs, STEPS)
-            ahead = _read_all(inputs, left - STEPS, place, SPAN, TILES)
-
+            xs, dts, zs, live, alive, anew, b, c = ahead
+            inputs = moved(inputs, STEPS, "inputs")
+            ahead = _read_all(
+                inputs, left - STEPS, place, SPAN, TILES, n, N, BLOCK
+            )
+            b, c = widened(b, dtype), widened(c, dtype)
             dts, slopes = step_sizes(
                 dts, live, bias, left, lane, SPAN, SOFTPLUS
             )
@@ -179,14 +177,13 @@ def forward_kernel(
                     b[k],
                     only(alive, k),
                     only(anew, k),
-                    FMA,
                 )
                 parts = parts + (dot(h, c[k]),)
             ys = add_skip(sum_to_tiles(parts, lane, BLOCK, SPAN), skip, xs)
             ys = gated(ys, unmasked(zs, live))
             # Not even NaN in C or D reaches a masked output.
             write_tiles(y, unmasked(ys, live), left, place, BLOCK, SPAN)
-            others = moved(others, STEPS)
+            (y,) = moved((y,), STEPS, "y")
     if last == length:
         write_states(end + row * d * n, h, place, n, BLOCK)
         if saved is not None:
@@ -197,12 +194,27 @@ def forward_kernel(
 
 
 @triton.jit
-def _read_all(inputs, left, place, SPAN: tl.constexpr, TILES: tl.constexpr):
-    """Tiles of x, dt, z and the mask."""
-    x, dt, z, mask = inputs
+def _read_all(
+    inputs,
+    left,
+    place,
+    SPAN: tl.constexpr,
+    TILES: tl.constexpr,
+    n: tl.constexpr,
+    N: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """What an iteration needs, as it lies in memory."""
+    x, dt, z, mask, resets, B, C = inputs
+    lane, _, _ = place
+    STEPS: tl.constexpr = lane.shape[0] // SPAN * TILES
     return (
         read_tiles(x, left, place, SPAN, TILES),
         read_tiles(dt, left, place, SPAN, TILES),
         read_tiles(z, left, place, SPAN, TILES),
         read_marks(mask, left, place, SPAN, TILES),
+        read_flags(mask, left, STEPS),
+        read_flags(resets, left, STEPS),
+        read_maps(B, left, lane, STEPS, n, N, BLOCK),
+        read_maps(C, left, lane, STEPS, n, N, BLOCK),
     )

@@ -60,8 +60,12 @@ def sequence(p, offset, step, s, length, REVERSE: tl.constexpr):
 
 
 @triton.jit
-def moved(sequences, steps):
-    """Sequences from so many steps further on."""
+def moved(sequences, steps, OF: tl.constexpr):
+    """Sequences from so many steps further on.
+
+    Triton 3.6 takes tuples that differ in where they have an empty one for
+    the same; `OF` tells them apart.
+    """
     found = ()
     for i in tl.static_range(len(sequences)):
         v = sequences[i]
@@ -181,9 +185,10 @@ def read_maps(
     N: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """B or C of the first steps, in float32.
+    """B or C of the first steps, for `widened`.
 
-    For each step a tuple of vectors, one for each register.
+    For each step a tuple of vectors, one for each register; in half precision
+    one for two registers.
     """
     p, step = v
     REGISTERS: tl.constexpr = N * BLOCK // lane.shape[0]
@@ -193,15 +198,56 @@ def read_maps(
     first = (lane // BLOCK * REGISTERS)[:, None]
     maps = ()
     for k in tl.static_range(COUNT):
-        offset = tl.minimum(k, left - 1) * step
+        at = p + tl.minimum(k, left - 1) * step
         found = ()
         for i in tl.static_range(REGISTERS // WIDE):
             m = first + (tl.arange(0, WIDE) + i * WIDE)[None, :]
             here = m < n if n < N else None
-            tile = tl.load(p + (offset + m), mask=here)
-            found = found + columns(tile.to(tl.float32))
+            found = found + _packed(tl.load(at + m, mask=here))
         maps = maps + (found,)
     return maps
+
+
+@triton.jit
+def _packed(tile):
+    """The columns of a tile; pairs of 16 bits in vectors of 32 bits."""
+    found = ()
+    if tile.shape[1] == 1 or tile.dtype.primitive_bitwidth == 32:
+        found = columns(tile)
+    else:
+        wide = columns(tile.to(tl.uint16, bitcast=True).to(tl.uint32))
+        for i in tl.static_range(0, len(wide), 2):
+            found = found + (wide[i] | (wide[i + 1] << 16),)
+    return found
+
+
+@triton.jit
+def _unpacked(packed, dtype: tl.constexpr):
+    """The inverse of `_packed`, in float32."""
+    found = ()
+    for i in tl.static_range(len(packed)):
+        v = packed[i]
+        if v.dtype != tl.uint32:
+            found = found + (v.to(tl.float32),)
+        elif dtype == tl.bfloat16:
+            # The upper half of a number in float32.
+            low = (v << 16).to(tl.float32, bitcast=True)
+            high = (v & 0xFFFF0000).to(tl.float32, bitcast=True)
+            found = found + (low, high)
+        else:
+            low = v.to(tl.uint16).to(dtype, bitcast=True)
+            high = (v >> 16).to(tl.uint16).to(dtype, bitcast=True)
+            found = found + (low.to(tl.float32), high.to(tl.float32))
+    return found
+
+
+@triton.jit
+def widened(maps, dtype: tl.constexpr):
+    """What `read_maps` found, in float32."""
+    found = ()
+    for k in tl.static_range(len(maps)):
+        found = found + (_unpacked(maps[k], dtype),)
+    return found
 
 
 @triton.jit

@@ -61,6 +61,7 @@ def _forward(*arguments):
         *start_strides,
         *(*plan.sizes, saved.shape[1]),
         EVERY=scan_blocks.EVERY,
+        registers=plan.registers,
         **plan.constants,
     )
     return y, end, saved
@@ -80,7 +81,7 @@ def _backward(*arguments):
     dz = None if z is None else z.new_empty((b, l, d))
     dA = _float32(x, b, plan.chunks, d, n)
     dD, dbias = (_float32(x, b, plan.chunks, d) for _ in range(2))
-    dmaps = _float32(x, plan.blocks, b, l, g, 2 * n)
+    dmaps = _float32(x, plan.blocks, b, g, l, 2 * n)
     dstate = torch.empty_like(state)
     run(
         backward_kernel,
@@ -94,9 +95,11 @@ def _backward(*arguments):
         *after_strides,
         *(*plan.sizes, saved.shape[1]),
         EVERY=scan_blocks.EVERY,
+        registers=plan.registers,
         **plan.constants,
     )
     dB, dC = (half.sum(0) for half in dmaps.split(n, dim=-1))
+    dB, dC = (v.transpose(1, 2).contiguous() for v in (dB, dC))
     return (
         *(dx, ddt, dA.sum((0, 1))),
         *(dB.to(B.dtype), dC.to(C.dtype)),
@@ -137,7 +140,7 @@ class Plan:
         of_chunk = scan_blocks.chunk_steps(l, programs, count)
         if of_chunk == l:
             sizes = choice(b * g, scan_blocks.ENOUGH * count)
-        self.steps = sizes.steps
+        self.steps, self.registers = sizes.steps, sizes.registers
         self.blocks = triton.cdiv(d // g, sizes.channels)
         programs = b * g * self.blocks
         self.chunks = triton.cdiv(l, of_chunk)
