@@ -230,7 +230,7 @@ class _Step:
     def decays(self):
         """exp(dt A)"""
         p = self._program
-        return [p.warp.exp2(self.size * rate) for rate in p.rates]
+        return [p.warp.power(rate, self.size) for rate in p.rates]
 
     def advance(self, h, B, decays=None):
         """exp(dt A) h + dt B x"""
@@ -283,5 +283,5 @@ class Fate:
         """What a state is multiplied by."""
         plan, warp = program.plan, program.warp
         total = warp.sum_over_rows(self.total) * (plan.tile / plan.rows)
-        decays = [warp.exp2(total * rate) for rate in program.rates]
+        decays = [warp.power(rate, total) for rate in program.rates]
         return [jnp.where(self.kept > 0, v, 0) for v in decays]
