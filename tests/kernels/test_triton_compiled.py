@@ -50,8 +50,8 @@ SPILLS = {
     ("scan_backward", "backward_kernel", 80): 168,
     ("scan_backward", "backward_kernel", 90): 144,
 }
-# Bytes of shared memory on AMD: maps of an odd number of states change their
-# layout there.
+# Bytes of shared memory: an odd number of states in half precision does not lie
+# in lanes as it is read.
 SHARED = {"float16_n5": 1024}
 
 
@@ -155,7 +155,8 @@ def test_nothing_spills(launches, cc, enough, monkeypatch):
 @pytest.mark.parametrize("cc", NVIDIA)
 def test_compiles_for_nvidia(launches, name, cc):
     for launched in launches(CALLS[name], 32):
-        check_nvidia(launched, cc, of_default=CALLS[name].n == 16)
+        of_default = CALLS[name].n == 16
+        check_nvidia(launched, cc, of_default, SHARED.get(name, 0))
 
 
 @pytest.mark.slow
@@ -167,12 +168,12 @@ def test_compiles_for_amd(launches, name):
         assert compiled.metadata.shared <= SHARED.get(name, 0)
 
 
-def check_nvidia(launched, cc, of_default=True):
+def check_nvidia(launched, cc, of_default=True, shared=0):
     compiled = compile_for(NVIDIA[cc], launched)
     kernel = launched[0].__module__.split(".")[-1], launched[0].__name__
     used = resources(compiled.asm["cubin"])
     print(*kernel, cc, used)
-    assert compiled.metadata.shared == 0
+    assert compiled.metadata.shared <= shared
     if of_default:
         assert used["STACK"] <= SPILLS.get((*kernel, cc), 0), kernel
         assert used["LOCAL"] == 0

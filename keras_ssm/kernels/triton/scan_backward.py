@@ -189,7 +189,6 @@ def _keep_states(
     N: tl.constexpr,
     BLOCK: tl.constexpr,
     SOFTPLUS: tl.constexpr,
-    dtype: tl.constexpr,
 ):
     """Keeps the states before all blocks of a segment but the last.
 
@@ -218,7 +217,7 @@ def _keep_states(
         us = product(dts, unmasked(xs, live))
         dt_at = by_step(dts, lane, BLOCK, SPAN)
         u_at = by_step(us, lane, BLOCK, SPAN)
-        b = widened(b, dtype)
+        b = widened(b)
         for k in tl.static_range(STEPS):
             h, decays = advance(
                 h, a, dt_at[k], u_at[k], b[k], only(alive, k), only(anew, k)
@@ -269,7 +268,6 @@ def _block_back(
     n: tl.constexpr,
     BLOCK: tl.constexpr,
     SOFTPLUS: tl.constexpr,
-    dtype: tl.constexpr,
 ):
     """Walks a block back, and stores the gradients of its steps.
 
@@ -289,7 +287,7 @@ def _block_back(
     c, zs, dys = outputs
     lane, _, _ = place
     STEPS: tl.constexpr = len(b)
-    b, c = widened(b, dtype), widened(c, dtype)
+    b, c = widened(b), widened(c)
     dts, slopes = step_sizes(dts, live, bias, left, lane, SPAN, SOFTPLUS)
     xs, zs, dys = unmasked(xs, live), unmasked(zs, live), unmasked(dys, live)
     us, inners = product(dts, xs), gated(dys, zs)
@@ -403,7 +401,6 @@ def backward_kernel(
     count = tl.cdiv(last - first, EVERY)
     s0 = first + (count - 1) * EVERY
     of_group = group * n
-    dtype: tl.constexpr = B.dtype.element_ty
     x = sequence(x, row * rows[0], steps[0], s0, length, REVERSE)
     dt = sequence(dt, row * rows[1], steps[1], s0, length, REVERSE)
     B = sequence(B, row * rows[2] + of_group, steps[2], s0, length, REVERSE)
@@ -451,7 +448,6 @@ def backward_kernel(
             N,
             BLOCK,
             SOFTPLUS,
-            dtype,
         )
         at = (blocks - 1) * STEPS
         of_outputs = _read_outputs(
@@ -517,7 +513,6 @@ def backward_kernel(
                 n,
                 BLOCK,
                 SOFTPLUS,
-                dtype,
             )
         tl.debug_barrier()
         g, of_A, of_D, of_bias = carried

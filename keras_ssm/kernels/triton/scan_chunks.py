@@ -99,7 +99,6 @@ def ends_kernel(
     v = sequence(v, row * rows[0], steps[0], s0, length, FROM_END)
     dt = sequence(dt, row * rows[1], steps[1], s0, length, FROM_END)
     of_group = row * rows[2] + group * n
-    dtype: tl.constexpr = maps.dtype.element_ty
     maps = sequence(maps, of_group, steps[2], s0, length, FROM_END)
     z = sequence(z, row * rows[3], steps[3], s0, length, FROM_END)
     mask = sequence(mask, row * length, 1, s0, length, FROM_END)
@@ -122,7 +121,7 @@ def ends_kernel(
         us = gated(us, unmasked(zs, live)) if ADJOINT else product(us, dts)
         dt_at = by_step(dts, lane, BLOCK, SPAN)
         u_at = by_step(us, lane, BLOCK, SPAN)
-        b = widened(b, dtype)
+        b = widened(b)
         for i in tl.static_range(TILES):
             total += dts[i]
             if len(marks) > 0:

@@ -131,7 +131,6 @@ def forward_kernel(
     first = chunk.to(tl.int32) * chunk_steps
     last = tl.minimum(first + chunk_steps, length)
     of_group = group * n
-    dtype: tl.constexpr = B.dtype.element_ty
     x = sequence(x, row * rows[0], steps[0], first, length, REVERSE)
     dt = sequence(dt, row * rows[1], steps[1], first, length, REVERSE)
     B = sequence(B, row * rows[2] + of_group, steps[2], first, length, REVERSE)
@@ -159,7 +158,7 @@ def forward_kernel(
             ahead = _read_all(
                 inputs, left - STEPS, place, SPAN, TILES, n, N, BLOCK
             )
-            b, c = widened(b, dtype), widened(c, dtype)
+            b, c = widened(b), widened(c)
             dts, slopes = step_sizes(
                 dts, live, bias, left, lane, SPAN, SOFTPLUS
             )

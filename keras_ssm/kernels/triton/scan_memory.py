@@ -210,43 +210,49 @@ def read_maps(
 
 @triton.jit
 def _packed(tile):
-    """The columns of a tile; pairs of 16 bits in vectors of 32 bits."""
+    """The columns of a tile; pairs of 16 bits in vectors of 32 bits.
+
+    These are unsigned for bfloat16, signed for float16.
+    """
     found = ()
     if tile.shape[1] == 1 or tile.dtype.primitive_bitwidth == 32:
         found = columns(tile)
     else:
         wide = columns(tile.to(tl.uint16, bitcast=True).to(tl.uint32))
         for i in tl.static_range(0, len(wide), 2):
-            found = found + (wide[i] | (wide[i + 1] << 16),)
+            pair = wide[i] | (wide[i + 1] << 16)
+            if tile.dtype == tl.float16:
+                pair = pair.to(tl.int32, bitcast=True)
+            found = found + (pair,)
     return found
 
 
 @triton.jit
-def _unpacked(packed, dtype: tl.constexpr):
+def _unpacked(packed):
     """The inverse of `_packed`, in float32."""
     found = ()
     for i in tl.static_range(len(packed)):
         v = packed[i]
-        if v.dtype != tl.uint32:
-            found = found + (v.to(tl.float32),)
-        elif dtype == tl.bfloat16:
-            # The upper half of a number in float32.
+        if v.dtype == tl.uint32:
+            # bfloat16 is the upper half of float32.
             low = (v << 16).to(tl.float32, bitcast=True)
             high = (v & 0xFFFF0000).to(tl.float32, bitcast=True)
             found = found + (low, high)
-        else:
-            low = v.to(tl.uint16).to(dtype, bitcast=True)
-            high = (v >> 16).to(tl.uint16).to(dtype, bitcast=True)
+        elif v.dtype == tl.int32:
+            low = v.to(tl.int16).to(tl.float16, bitcast=True)
+            high = (v >> 16).to(tl.int16).to(tl.float16, bitcast=True)
             found = found + (low.to(tl.float32), high.to(tl.float32))
+        else:
+            found = found + (v.to(tl.float32),)
     return found
 
 
 @triton.jit
-def widened(maps, dtype: tl.constexpr):
+def widened(maps):
     """What `read_maps` found, in float32."""
     found = ()
     for k in tl.static_range(len(maps)):
-        found = found + (_unpacked(maps[k], dtype),)
+        found = found + (_unpacked(maps[k]),)
     return found
 
 
