@@ -11,6 +11,10 @@ from keras_ssm.layers.initializers import (
 )
 from keras_ssm.layers.mamba import Mamba
 from keras_ssm.layers.mamba_block import MambaBlock
+from keras_ssm.layers.s4 import S4
+from keras_ssm.layers.s4_block import S4Block
+from keras_ssm.layers.s4d import S4D
+from keras_ssm.layers.s4d_block import S4DBlock
 from keras_ssm.layers.step_cell import StepCell
 
 __all__ = [
@@ -21,6 +25,10 @@ __all__ = [
     "Mamba",
     "MambaBlock",
     "RGLRURing",
+    "S4",
+    "S4Block",
+    "S4D",
+    "S4DBlock",
     "S4DInv",
     "S4DLin",
     "S4DReal",
