@@ -6,6 +6,8 @@ import itertools
 
 from keras import ops
 
+from keras_ssm.kernels import platforms
+
 
 def align(kernel, backward_kernel, length):
     """Cuts kernels to what reaches; the first tap becomes the current input.
@@ -35,16 +37,21 @@ def fast_length(length):
     Args:
         length: Integer, or a tensor where it is unknown.
     """
-    lengths = _fast_lengths()
     if isinstance(length, int):
-        return lengths[bisect.bisect_left(lengths, length)]
-    lengths = ops.convert_to_tensor(lengths, dtype="int32")
+        return _next_fast_length(length)
+    lengths = ops.convert_to_tensor(_fast_lengths(), dtype="int32")
     return ops.take(lengths, ops.sum(ops.cast(lengths < length, "int32")))
 
 
 def _larger(a, b):
     known = isinstance(a, int) and isinstance(b, int)
     return max(a, b) if known else ops.maximum(a, b)
+
+
+@platforms.constant
+def _next_fast_length(length):
+    lengths = _fast_lengths()
+    return lengths[bisect.bisect_left(lengths, length)]
 
 
 @functools.cache
