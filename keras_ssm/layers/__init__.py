@@ -1,5 +1,7 @@
 """Layers: parameters, and one call to an op."""
 
+from keras_ssm.layers.griffin import Griffin
+from keras_ssm.layers.griffin_block import GriffinBlock
 from keras_ssm.layers.hippo import HiPPOBasis, HiPPOLegS
 from keras_ssm.layers.initializers import (
     LogUniformDt,
@@ -9,21 +11,33 @@ from keras_ssm.layers.initializers import (
     S4DLin,
     S4DReal,
 )
+from keras_ssm.layers.lru import LRU
+from keras_ssm.layers.lru_block import LRUBlock
 from keras_ssm.layers.mamba import Mamba
 from keras_ssm.layers.mamba_block import MambaBlock
+from keras_ssm.layers.rg_lru import RGLRU
+from keras_ssm.layers.rg_lru_block import RGLRUBlock
 from keras_ssm.layers.s4 import S4
 from keras_ssm.layers.s4_block import S4Block
 from keras_ssm.layers.s4d import S4D
 from keras_ssm.layers.s4d_block import S4DBlock
+from keras_ssm.layers.s5 import S5
+from keras_ssm.layers.s5_block import S5Block
 from keras_ssm.layers.step_cell import StepCell
 
 __all__ = [
+    "Griffin",
+    "GriffinBlock",
     "HiPPOBasis",
     "HiPPOLegS",
+    "LRU",
+    "LRUBlock",
     "LRURing",
     "LogUniformDt",
     "Mamba",
     "MambaBlock",
+    "RGLRU",
+    "RGLRUBlock",
     "RGLRURing",
     "S4",
     "S4Block",
@@ -32,5 +46,7 @@ __all__ = [
     "S4DInv",
     "S4DLin",
     "S4DReal",
+    "S5",
+    "S5Block",
     "StepCell",
 ]

@@ -145,7 +145,7 @@ class SequenceLayer(keras.layers.Layer):
                 for shape in shapes
             )
             raise ValueError(
-                f"{self.name}: the state must be {len(shapes)} tensors of "
+                f"{self.name}: the state must be {_count(shapes)} of "
                 f"shapes {expected}, as `get_initial_state` and "
                 "`return_state=True` give them. Received: shapes "
                 f"{[tuple(state.shape) for state in states]}."
@@ -266,6 +266,10 @@ def _select(mask, v):
     if mask is None:
         return v
     return ops.where(ops.expand_dims(mask, -1), v, ops.zeros_like(v))
+
+
+def _count(shapes):
+    return "1 tensor" if len(shapes) == 1 else f"{len(shapes)} tensors"
 
 
 def _check_single(layer, sequences):
