@@ -1,20 +1,79 @@
 """What tests of layers need: small layers, their inputs and gradients."""
 
+import typing
+
 import keras
 import numpy as np
 import pytest
 from compare import as_array, assert_close
 from harness import BACKEND, compiled, gradients, needs_gradients, tensor
 
-import keras_ssm
+from keras_ssm.layers import (
+    LRU,
+    RGLRU,
+    S5,
+    Griffin,
+    GriffinBlock,
+    LRUBlock,
+    Mamba,
+    MambaBlock,
+    RGLRUBlock,
+    S5Block,
+)
 
 __all__ = ["BACKEND", "as_array", "assert_close", "needs_gradients"]
 
 BATCH, LENGTH, WIDTH = 3, 9, 6
-LAYERS = (keras_ssm.layers.Mamba, keras_ssm.layers.MambaBlock)
+
+
+class Traits(typing.NamedTuple):
+    """In what mixers differ, and their blocks with them.
+
+    Attributes:
+        block: The residual block around the mixer.
+        options: What makes it small, for every test that does not say more.
+        states: The shapes of its states then, without the batch.
+        float32: Its parameters that are float32 under every dtype policy.
+    """
+
+    block: type
+    options: dict
+    states: tuple
+    float32: tuple
+
+
+COMPLEX_MAPS = ("B_real", "B_imag", "C_real", "C_imag", "D")
+
+MIXERS = {
+    Mamba: Traits(
+        MambaBlock,
+        {"state_dim": 4},
+        ((3, 12), (12, 4)),
+        ("A_log", "D", "dt_bias"),
+    ),
+    S5: Traits(
+        S5Block,
+        {"state_dim": 4, "blocks": 2},
+        ((2,), (2,)),
+        ("A_log", "A_imag", "log_dt", *COMPLEX_MAPS),
+    ),
+    LRU: Traits(
+        LRUBlock,
+        {"state_dim": 4},
+        ((4,), (4,)),
+        ("nu_log", "theta_log", "gamma_log", *COMPLEX_MAPS),
+    ),
+    RGLRU: Traits(RGLRUBlock, {"heads": 2}, ((WIDTH,),), ("decay",)),
+    Griffin: Traits(GriffinBlock, {"state_dim": 4}, ((3, 4), (4,)), ("decay",)),
+}
+BLOCKS = {traits.block: mixer for mixer, traits in MIXERS.items()}
+LAYERS = (*MIXERS, *BLOCKS)
 
 each_layer = pytest.mark.parametrize(
     "layer_class", LAYERS, ids=lambda layer: layer.__name__
+)
+each_mixer = pytest.mark.parametrize(
+    "mixer", MIXERS, ids=lambda layer: layer.__name__
 )
 both_directions = pytest.mark.parametrize(
     "go_backwards", [False, True], ids=["forwards", "backwards"]
@@ -22,9 +81,19 @@ both_directions = pytest.mark.parametrize(
 each_mask = pytest.mark.parametrize("padding", ["right", "left", "holes"])
 
 
+def traits(layer_class) -> Traits:
+    """Those of a mixer, or of the mixer of a block."""
+    return MIXERS[BLOCKS.get(layer_class, layer_class)]
+
+
+def small(layer_class, **options):
+    """A small layer, not built."""
+    return layer_class(**{**traits(layer_class).options, **options})
+
+
 def make(layer_class, width=WIDTH, batch=None, **options):
     """A small layer, built, every weight of it random."""
-    layer = layer_class(**{"state_dim": 4, **options})
+    layer = small(layer_class, **options)
     layer.build((batch, None, width))
     randomize(layer)
     return layer

@@ -1,24 +1,41 @@
 """What is wrong is said in a sentence, with what to do."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
 from layer_harness import (
     BATCH,
     LENGTH,
+    MIXERS,
     WIDTH,
     each_layer,
     make,
     random_states,
     sequences,
+    traits,
 )
 
-from keras_ssm.layers import LogUniformDt, Mamba
+from keras_ssm.layers import LRU, RGLRU, S5, Griffin, LogUniformDt, Mamba
+
+SIZES = {
+    Mamba: ("state_dim", "conv_kernel_size", "expand", "dt_rank"),
+    S5: ("state_dim", "blocks"),
+    LRU: ("state_dim",),
+    RGLRU: ("heads",),
+    Griffin: ("state_dim", "conv_kernel_size", "heads"),
+}
 
 
-@each_layer
 @pytest.mark.parametrize(
-    "name", ["state_dim", "conv_kernel_size", "expand", "dt_rank"]
+    ("layer_class", "name"),
+    [
+        (layer, name)
+        for mixer, names in SIZES.items()
+        for layer in (mixer, MIXERS[mixer].block)
+        for name in names
+    ],
 )
 @pytest.mark.parametrize("size", [0, -1, 2.5, True])
 def test_sizes_are_positive_integers(layer_class, name, size):
@@ -52,20 +69,24 @@ def test_width_of_the_input_stays_the_same(layer_class):
 def test_number_of_states_is_checked(layer_class):
     layer = make(layer_class)
     states = random_states(layer)
-    with pytest.raises(ValueError, match="the state must be 2 tensors"):
-        layer(sequences(), initial_state=states[:1])
-    with pytest.raises(ValueError, match="the state must be 2 tensors"):
+    expected = f"the state must be {len(states)} tensor"
+    with pytest.raises(ValueError, match=expected):
+        layer(sequences(), initial_state=states[:-1])
+    with pytest.raises(ValueError, match=expected):
         layer.step(sequences()[:, 0], (*states, states[0]))
 
 
 @each_layer
 def test_shapes_of_states_are_checked(layer_class):
     layer = make(layer_class)
-    expected = r"shapes \(batch, 3, 12\), \(batch, 12, 4\).*get_initial_state"
+    shapes = [("batch", *shape) for shape in traits(layer_class).states]
+    shapes = ", ".join(str(shape).replace("'", "") for shape in shapes)
+    expected = f"shapes {re.escape(shapes)}.*get_initial_state"
+    short = [state[..., 1:] for state in random_states(layer)]
     with pytest.raises(ValueError, match=expected):
-        layer(sequences(), initial_state=random_states(layer)[::-1])
+        layer(sequences(), initial_state=short)
     with pytest.raises(ValueError, match=expected):
-        layer.step(sequences()[:, 0], random_states(layer)[::-1])
+        layer.step(sequences()[:, 0], short)
 
 
 @each_layer
@@ -109,3 +130,39 @@ def test_bounds_of_step_sizes_are_ordered():
 def test_unknown_initializer_is_named():
     with pytest.raises(ValueError, match="no_such_thing"):
         Mamba(kernel_initializer="no_such_thing")
+
+
+@pytest.mark.parametrize(
+    ("make_it", "sentence"),
+    [
+        (
+            lambda: S5(state_dim=12, blocks=4),
+            "`S5`: `state_dim` must be a multiple of 2 * blocks, so that each "
+            "block has whole conjugate pairs. Received: state_dim=12, "
+            "blocks=4.",
+        ),
+        (
+            lambda: S5(rate=0),
+            "`S5`: `rate` must be positive. Received: rate=0.",
+        ),
+        (
+            lambda: LRU(activation="relu"),
+            "`LRU`: `activation` must be one of (None, 'half_glu', 'glu'). "
+            "Received: activation='relu'.",
+        ),
+        (
+            lambda: LRU(r_min=0.9, r_max=0.8),
+            "`LRURing` needs 0 <= r_min < r_max <= 1. "
+            "Received: r_min=0.9, r_max=0.8.",
+        ),
+        (
+            lambda: RGLRU(heads=4, name="gated").build((None, None, 6)),
+            "gated: the width of the recurrence must be a multiple of "
+            "`heads`. Received: width=6, heads=4.",
+        ),
+    ],
+)
+def test_arguments_that_do_not_fit_are_explained(make_it, sentence):
+    with pytest.raises(ValueError) as caught:
+        make_it()
+    assert str(caught.value) == sentence

@@ -18,6 +18,7 @@ from layer_harness import (
     mask_of,
     random_states,
     sequences,
+    traits,
     twin,
 )
 
@@ -75,15 +76,13 @@ def test_a_row_without_unmasked_steps_gives_zero_and_keeps_its_state(
 
 @each_layer
 def test_return_state_gives_a_flat_tuple_of_float32_tensors(layer_class):
-    layer = make(layer_class, return_state=True, conv_kernel_size=3)
+    layer = make(layer_class, return_state=True)
     result = layer(sequences())
     assert isinstance(result, tuple)
     shapes = [tuple(v.shape) for v in result]
-    channels = 2 * WIDTH
     assert shapes == [
         (BATCH, LENGTH, WIDTH),
-        (BATCH, 2, channels),
-        (BATCH, channels, 4),
+        *((BATCH, *shape) for shape in traits(layer_class).states),
     ]
     for state in result[1:]:
         assert keras.backend.standardize_dtype(state.dtype) == "float32"
@@ -177,7 +176,7 @@ def test_reset_state_starts_a_stateful_layer_anew(layer_class):
 @each_layer
 def test_states_of_a_stateful_layer_are_not_trained(layer_class):
     layer = make(layer_class, batch=BATCH, stateful=True)
-    assert len(layer.states) == 2
+    assert len(layer.states) == len(traits(layer_class).states)
     trained = {v.path for v in layer.trainable_variables}
     assert not trained & {v.path for v in layer.states}
     assert {v.path for v in layer.states} <= {

@@ -4,49 +4,88 @@ import keras
 import numpy as np
 import pytest
 from layer_harness import (
-    LAYERS,
+    BLOCKS,
+    MIXERS,
     WIDTH,
     as_array,
     each_layer,
+    each_mixer,
     make,
     sequences,
+    small,
+    traits,
     value,
 )
 
 import keras_ssm
-from keras_ssm.layers import LogUniformDt, Mamba, MambaBlock
+from keras_ssm.layers import (
+    LRU,
+    RGLRU,
+    S5,
+    Griffin,
+    LogUniformDt,
+    Mamba,
+    MambaBlock,
+)
 
-MAMBA_PATHS = [
-    "mixer/conv_kernel",
-    "mixer/conv_bias",
-    "mixer/A_log",
-    "mixer/D",
-    "mixer/dt_bias",
-    "mixer/in_proj/kernel",
-    "mixer/x_proj/kernel",
-    "mixer/dt_proj/kernel",
-    "mixer/out_proj/kernel",
-]
-BLOCK_PATHS = [
-    "block/norm/scale",
-    *(path.replace("mixer", "block/mixer") for path in MAMBA_PATHS),
-]
+LINEAR_MAPS = ["B_real", "B_imag", "C_real", "C_imag", "D"]
+OUT_PROJ = ["out_proj/kernel", "out_proj/bias"]
+RG_LRU = ["gate_kernel", "gate_bias", "decay"]
+WEIGHTS = {
+    Mamba: [
+        *("conv_kernel", "conv_bias", "A_log", "D", "dt_bias"),
+        *("in_proj/kernel", "x_proj/kernel", "dt_proj/kernel"),
+        "out_proj/kernel",
+    ],
+    S5: ["A_log", "A_imag", "log_dt", *LINEAR_MAPS, *OUT_PROJ],
+    LRU: ["nu_log", "theta_log", "gamma_log", *LINEAR_MAPS],
+    RGLRU: RG_LRU,
+    Griffin: [
+        *("conv_kernel", "conv_bias", "in_proj/kernel", "in_proj/bias"),
+        *(f"rg_lru/{name}" for name in RG_LRU),
+        *OUT_PROJ,
+    ],
+}
+# What a block has beside the weights of its mixer.
+NORMS = {
+    keras.layers.RMSNormalization: ["norm/scale"],
+    keras.layers.LayerNormalization: ["norm/gamma", "norm/beta"],
+}
+# The weights that start the same in every layer.
+CONSTANT = {
+    Mamba: {"A_log", "D"},
+    S5: {"A_log", "A_imag", "out_proj/bias"},
+    LRU: {"out_proj/bias"},
+    RGLRU: {"gate_bias"},
+    Griffin: {
+        *("conv_bias", "in_proj/bias", "rg_lru/gate_bias", "out_proj/bias"),
+    },
+}
 
 
 def named_weights(layer):
     return {v.path.split("/", 1)[1]: value(v) for v in layer.weights}
 
 
-@pytest.mark.parametrize(
-    ("layer_class", "name", "paths"),
-    [(Mamba, "mixer", MAMBA_PATHS), (MambaBlock, "block", BLOCK_PATHS)],
-    ids=["Mamba", "MambaBlock"],
-)
-def test_weight_paths_are_those_of_saved_files(layer_class, name, paths):
+@each_mixer
+def test_weight_paths_are_those_of_saved_files(mixer):
     model = keras.Sequential(
-        [keras.Input((None, WIDTH)), layer_class(name=name)], name="model"
+        [keras.Input((None, WIDTH)), mixer(name="mixer")], name="model"
     )
-    assert [v.path.removeprefix("model/") for v in model.weights] == paths
+    paths = [f"model/mixer/{name}" for name in WEIGHTS[mixer]]
+    assert [v.path for v in model.weights] == paths
+
+
+@each_mixer
+def test_weight_paths_of_blocks_are_those_of_saved_files(mixer):
+    block = MIXERS[mixer].block(name="block")
+    model = keras.Sequential([keras.Input((None, WIDTH)), block], name="model")
+    inner = list(WEIGHTS[mixer])
+    if mixer is LRU:
+        inner += OUT_PROJ
+    names = NORMS[type(block.norm)] + [f"mixer/{name}" for name in inner]
+    paths = [f"model/block/{name}" for name in names]
+    assert [v.path for v in model.weights] == paths
 
 
 @each_layer
@@ -84,8 +123,36 @@ def test_parameter_count(options, count):
     assert block.count_params() == 32640 + 64
 
 
+@pytest.mark.parametrize(
+    ("mixer", "count"),
+    [
+        (S5, 3 * 128 + 4 * 128 * 64 + 64 + 64 * 64 + 64),
+        (LRU, 3 * 256 + 4 * 256 * 64 + 64),
+        (RGLRU, 16 * 4 * 8 + 2 * 64 + 64),
+        (
+            Griffin,
+            (64 * 128 + 128) + 4 * 64 + 64 + (512 + 192) + (64 * 64 + 64),
+        ),
+    ],
+)
+def test_parameter_count_of_the_linear_family(mixer, count):
+    layer = mixer()
+    layer.build((None, None, 64))
+    assert layer.count_params() == count
+
+
 @each_layer
 def test_width_comes_from_build(layer_class):
+    for width in (4, 20):
+        layer = small(layer_class)
+        layer.build((None, None, width))
+        assert layer.compute_output_shape((1, 2, width)) == (1, 2, width)
+        shapes = [state.shape for state in layer.get_initial_state(1)]
+        assert shapes == [(1, *s) for s in layer.state_shapes(width)]
+
+
+@pytest.mark.parametrize("layer_class", [Mamba, MambaBlock])
+def test_projections_follow_the_width(layer_class):
     for width in (3, 20):
         layer = layer_class(state_dim=4)
         layer.build((None, None, width))
@@ -95,7 +162,6 @@ def test_width_comes_from_build(layer_class):
         x_proj = [w for p, w in weights.items() if p.endswith("x_proj/kernel")]
         rank = -(-width // 16)
         assert x_proj[0].shape == (2 * width, rank + 8)
-        assert layer.compute_output_shape((1, 2, width)) == (1, 2, width)
 
 
 @pytest.fixture(scope="module")
@@ -153,16 +219,18 @@ def check_uniform(u):
 
 @each_layer
 def test_two_layers_start_differently(layer_class):
-    first, second = (layer_class(state_dim=4) for _ in range(2))
-    for layer in (first, second):
+    layers = [small(layer_class) for _ in range(2)]
+    for layer in layers:
         layer.build((None, None, WIDTH))
-    drawn = 0
-    for one, other in zip(first.weights, second.weights, strict=True):
-        if one.path.endswith(("A_log", "/D", "scale")):
-            continue
-        assert np.abs(value(one) - value(other)).max() > 1e-3, one.path
-        drawn += 1
-    assert drawn == 7
+    first, second = (
+        named_weights(getattr(layer, "mixer", layer)) for layer in layers
+    )
+    for name, one in first.items():
+        other = second[name]
+        name = name.removeprefix("mixer/")
+        constant = name in CONSTANT[BLOCKS.get(layer_class, layer_class)]
+        same = np.abs(one - other).max() < 1e-3
+        assert same == constant, name
 
 
 def test_projections_of_a_layer_start_differently():
@@ -178,7 +246,7 @@ def test_set_random_seed_reproduces_the_start(layer_class):
     starts = []
     for _ in range(2):
         keras.utils.set_random_seed(7)
-        layer = layer_class(state_dim=4)
+        layer = small(layer_class)
         layer.build((None, None, WIDTH))
         starts.append(layer.get_weights())
     for one, other in zip(*starts, strict=True):
@@ -215,15 +283,23 @@ def test_regularizer_reaches_every_projection():
     assert np.allclose(actual, expected, rtol=1e-5)
 
 
-def test_parameters_that_must_not_decay_are_excluded_by_name():
-    for layer_class in LAYERS:
-        layer = make(layer_class)
-        optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.1)
-        optimizer.exclude_from_weight_decay(var_names=["A_log", "D", "dt_bias"])
-        optimizer.build(layer.trainable_variables)
-        kept = [
-            v.path.split("/")[-1]
-            for v in layer.trainable_variables
-            if not optimizer._use_weight_decay(v)
-        ]
-        assert sorted(kept) == ["A_log", "D", "dt_bias"]
+@each_layer
+def test_parameters_that_must_not_decay_are_excluded_by_name(layer_class):
+    layer = make(layer_class)
+    names = traits(layer_class).float32
+    optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_names=names)
+    optimizer.build(layer.trainable_variables)
+    kept = [
+        v.path.split("/")[-1]
+        for v in layer.trainable_variables
+        if not optimizer._use_weight_decay(v)
+    ]
+    assert sorted(kept) == sorted(names)
+
+
+@pytest.mark.parametrize("mixer", [S5, LRU])
+def test_dynamics_are_those_that_optimizers_know(mixer):
+    names = {name.split("/")[-1] for name in WEIGHTS[mixer]}
+    dynamics = names & set(keras_ssm.optimizers.DYNAMICS)
+    assert dynamics == set(WEIGHTS[mixer][:5])

@@ -8,20 +8,26 @@ import pytest
 from layer_harness import (
     BACKEND,
     BATCH,
+    BLOCKS,
     LENGTH,
     WIDTH,
     as_array,
     each_layer,
+    each_mixer,
     make,
     mask_of,
     needs_gradients,
     random_states,
     sequences,
+    traits,
     twin,
 )
 
-from keras_ssm.layers import Mamba, MambaBlock
+from keras_ssm.layers import GriffinBlock, MambaBlock, S5Block
 
+each_block = pytest.mark.parametrize(
+    "block", BLOCKS, ids=lambda layer: layer.__name__
+)
 POLICIES = ["mixed_bfloat16", "mixed_float16", "bfloat16", "float64"]
 each_policy = pytest.mark.parametrize("policy", POLICIES)
 
@@ -51,8 +57,10 @@ def dtype_of(v):
 @each_policy
 def test_parameters_of_the_recurrence_are_float32(layer_class, policy):
     layer = make(layer_class, dtype=policy)
-    mixer = getattr(layer, "mixer", layer)
-    for v in (mixer.A_log, mixer.D, mixer.dt_bias):
+    names = traits(layer_class).float32
+    kept = [v for v in layer.weights if v.path.split("/")[-1] in names]
+    assert len(kept) == len(names)
+    for v in kept:
         assert dtype_of(v) == wide(policy), v.path
         # As the layer reads it, too: policies cast what layers read.
         with keras.StatelessScope():
@@ -68,16 +76,17 @@ def test_outputs_and_states_have_the_dtypes_that_were_promised(
     promised = layer(keras.KerasTensor((BATCH, LENGTH, WIDTH)))
     output = keras.DTypePolicy(policy).compute_dtype
     # A block hands on the residual stream.
-    output = wide(policy) if layer_class is MambaBlock else output
-    expected = [output, wide(policy), wide(policy)]
+    output = wide(policy) if layer_class in BLOCKS else output
+    expected = [output, *(wide(policy) for _ in traits(layer_class).states)]
     assert [v.dtype for v in promised] == expected
     assert [dtype_of(v) for v in layer(sequences())] == expected
     assert [dtype_of(v) for v in layer.get_initial_state(1)] == expected[1:]
 
 
+@each_block
 @each_policy
-def test_outputs_are_near_those_of_float32(policy):
-    layer = make(MambaBlock)
+def test_outputs_are_near_those_of_float32(block, policy):
+    layer = make(block)
     x, mask = sequences(), mask_of("holes")
     states = random_states(layer)
     expected = as_array(layer(x, initial_state=states, mask=mask))
@@ -102,17 +111,26 @@ def test_residual_stream_of_a_stack_is_not_rounded(policy):
     assert (as_array(model(x)) == x).all()
 
 
+# Compiling takes long: LRU is an S5 here, and Griffin has an RG-LRU within.
 @needs_gradients
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_training_is_finite_and_moves_every_parameter(policy):
+@pytest.mark.parametrize(
+    ("block", "policy"),
+    [
+        (MambaBlock, "mixed_bfloat16"),
+        (MambaBlock, "mixed_float16"),
+        (S5Block, "mixed_float16"),
+        (GriffinBlock, "mixed_bfloat16"),
+    ],
+)
+def test_training_is_finite_and_moves_every_parameter(block, policy):
     keras.config.set_dtype_policy(policy)
     try:
         model = keras.Sequential(
             [
                 keras.Input((None,), dtype="int32"),
                 keras.layers.Embedding(10, WIDTH, "normal", mask_zero=True),
-                make(MambaBlock),
-                make(Mamba),
+                make(block),
+                make(BLOCKS[block]),
                 keras.layers.GlobalAveragePooling1D(),
                 keras.layers.Dense(1),
             ]
@@ -131,13 +149,14 @@ def test_training_is_finite_and_moves_every_parameter(policy):
     ):
         other = other.astype("float64")
         assert np.isfinite(other).all(), v.path
-        if v.path.endswith(("out_proj/kernel", "A_log", "/D", "dt_bias")):
+        if v.path.endswith(("out_proj/kernel", *traits(block).float32)):
             assert (one.astype("float64") != other).any(), v.path
 
 
+@each_mixer
 @each_policy
-def test_states_given_in_half_precision_are_widened(policy):
-    layer = make(Mamba, dtype=policy, return_state=True)
+def test_states_given_in_half_precision_are_widened(mixer, policy):
+    layer = make(mixer, dtype=policy, return_state=True)
     states = [s.astype("float16") for s in random_states(layer)]
     _, *after = layer(sequences(), initial_state=states)
     _, *stepped = (0, *layer.step(sequences()[:, 0], states)[1])

@@ -14,16 +14,26 @@ from layer_harness import (
     make,
     randomize,
     sequences,
+    small,
 )
 
 import keras_ssm
-from keras_ssm.layers import LogUniformDt, Mamba, MambaBlock
+from keras_ssm.layers import (
+    LRU,
+    RGLRU,
+    S5,
+    Griffin,
+    GriffinBlock,
+    LogUniformDt,
+    LRUBlock,
+    Mamba,
+    MambaBlock,
+    RGLRUBlock,
+    RGLRURing,
+    S5Block,
+)
 
 SHARED = {
-    "state_dim": 3,
-    "conv_kernel_size": 2,
-    "expand": 1,
-    "dt_rank": 5,
     "return_sequences": False,
     "return_state": True,
     "go_backwards": True,
@@ -32,17 +42,45 @@ SHARED = {
     "trainable": False,
     "dtype": "mixed_bfloat16",
 }
+OF_BLOCKS = {**SHARED, "dropout": 0.25, "epsilon": 1e-3, "seed": 9}
+OF_DENSE = {
+    "kernel_initializer": keras.initializers.HeNormal(seed=3),
+    "kernel_regularizer": keras.regularizers.L2(0.25),
+}
+OF_MAMBA = {"state_dim": 3, "conv_kernel_size": 2, "expand": 1, "dt_rank": 5}
+OF_S5 = {"state_dim": 12, "blocks": 3, "rate": 0.5, "activation": "glu"}
+OF_LRU = {
+    "state_dim": 3,
+    "r_min": 0.2,
+    "r_max": 0.9,
+    "max_phase": 0.5,
+    "activation": "half_glu",
+}
+OF_GRIFFIN = {"state_dim": 9, "conv_kernel_size": 2, "heads": 3}
 GIVEN = {
     Mamba: {
         **SHARED,
+        **OF_MAMBA,
+        **OF_DENSE,
         "use_conv_bias": False,
         "use_bias": True,
-        "kernel_initializer": keras.initializers.HeNormal(seed=3),
-        "kernel_regularizer": keras.regularizers.L2(0.25),
         "A_log_initializer": keras.initializers.Constant(0.5),
         "dt_bias_initializer": LogUniformDt(0.01, 0.2, floor=0.001, seed=4),
     },
-    MambaBlock: {**SHARED, "dropout": 0.25, "epsilon": 1e-3, "seed": 9},
+    MambaBlock: {**OF_BLOCKS, **OF_MAMBA},
+    S5: {
+        **SHARED,
+        **OF_S5,
+        **OF_DENSE,
+        "dt_initializer": LogUniformDt(0.01, 0.2, activation="exp"),
+    },
+    S5Block: {**OF_BLOCKS, **OF_S5},
+    LRU: {**SHARED, **OF_LRU, **OF_DENSE},
+    LRUBlock: {**OF_BLOCKS, **OF_LRU},
+    RGLRU: {**SHARED, "heads": 3, "decay_initializer": RGLRURing(c=1.0)},
+    RGLRUBlock: {**OF_BLOCKS, "heads": 3},
+    Griffin: {**SHARED, **OF_GRIFFIN, **OF_DENSE, "use_bias": False},
+    GriffinBlock: {**OF_BLOCKS, **OF_GRIFFIN},
 }
 
 
@@ -86,7 +124,7 @@ def test_saved_model_comes_back_with_the_same_outputs(
         [
             keras.Input((None,), dtype="int32"),
             keras.layers.Embedding(10, WIDTH, mask_zero=True),
-            keras.layers.Bidirectional(layer_class(state_dim=4)),
+            keras.layers.Bidirectional(small(layer_class)),
             keras.layers.Dense(2),
         ]
     )
@@ -105,7 +143,7 @@ def test_saved_model_comes_back_with_the_same_outputs(
 
 @each_layer
 def test_weights_file_comes_back(layer_class, tmp_path):
-    layers = [make(layer_class), layer_class(state_dim=4)]
+    layers = [make(layer_class), small(layer_class)]
     models = [
         keras.Sequential([keras.Input((None, WIDTH)), layer])
         for layer in layers

@@ -16,6 +16,8 @@ from layer_harness import (
     needs_gradients,
     random_states,
     sequences,
+    small,
+    traits,
     twin,
 )
 
@@ -112,9 +114,11 @@ def test_a_step_keeps_masked_rows_out_of_the_gradients(layer_class):
 
 @each_layer
 def test_a_step_builds_a_layer_that_is_not_built(layer_class):
-    layer = layer_class(state_dim=4)
-    empty = [np.zeros((BATCH, 3, 12), "float32")]
-    empty.append(np.zeros((BATCH, 12, 4), "float32"))
+    layer = small(layer_class)
+    empty = [
+        np.zeros((BATCH, *shape), "float32")
+        for shape in traits(layer_class).states
+    ]
     y, _ = layer.step(sequences()[:, 0], empty)
     assert y.shape == (BATCH, WIDTH)
 

@@ -6,6 +6,8 @@ import pytest
 from layer_harness import (
     BACKEND,
     BATCH,
+    BLOCKS,
+    LAYERS,
     LENGTH,
     WIDTH,
     as_array,
@@ -16,7 +18,16 @@ from layer_harness import (
     value,
 )
 
-from keras_ssm.layers import Mamba, MambaBlock
+from keras_ssm.layers import (
+    LRU,
+    RGLRU,
+    S5,
+    Griffin,
+    GriffinBlock,
+    Mamba,
+    MambaBlock,
+    S5Block,
+)
 
 pytestmark = needs_gradients
 
@@ -111,14 +122,32 @@ def test_dropout_differs_from_call_to_call():
     assert (as_array(block(x, training=True)) != first).any()
 
 
+PROJECTIONS = {
+    Mamba: ["in_proj", "x_proj", "dt_proj", "out_proj"],
+    S5: ["out_proj"],
+    LRU: ["out_proj"],
+    Griffin: ["in_proj", "out_proj"],
+}
+each_layer_with_projections = pytest.mark.parametrize(
+    "layer_class",
+    [layer for layer in LAYERS if BLOCKS.get(layer, layer) in PROJECTIONS],
+    ids=lambda layer: layer.__name__,
+)
+
+
+def make_with_projections(layer_class):
+    options = {"activation": "glu"} if layer_class is LRU else {}
+    return make(layer_class, **options)
+
+
 def projections(layer):
     mixer = getattr(layer, "mixer", layer)
-    return (mixer.in_proj, mixer.x_proj, mixer.dt_proj, mixer.out_proj)
+    return [getattr(mixer, name) for name in PROJECTIONS[type(mixer)]]
 
 
-@each_layer
+@each_layer_with_projections
 def test_lora_trains_beside_frozen_projections(layer_class):
-    layer = make(layer_class)
+    layer = make_with_projections(layer_class)
     for dense in projections(layer):
         dense.enable_lora(2)
     model = keras.Sequential([keras.Input((LENGTH, WIDTH)), layer])
@@ -134,9 +163,9 @@ def test_lora_trains_beside_frozen_projections(layer_class):
         assert (value(dense.lora_kernel_b) != lora).any(), dense.name
 
 
-@each_layer
+@each_layer_with_projections
 def test_int8_quantization_reaches_every_projection(layer_class):
-    layer = make(layer_class)
+    layer = make_with_projections(layer_class)
     model = keras.Sequential([keras.Input((LENGTH, WIDTH)), layer])
     x = sequences()
     expected = as_array(model(x))
@@ -155,16 +184,25 @@ def test_int8_quantization_reaches_every_projection(layer_class):
 @pytest.mark.parametrize(
     ("layer_class", "options", "weights", "shape"),
     [
-        (Mamba, {"return_sequences": False, "use_bias": True}, 11, (2, 4)),
-        (MambaBlock, {"dropout": 0.2}, 10, (2, 5, 4)),
+        (
+            Mamba,
+            {"state_dim": 3, "return_sequences": False, "use_bias": True},
+            11,
+            (2, 4),
+        ),
+        (MambaBlock, {"state_dim": 3, "dropout": 0.2}, 10, (2, 5, 4)),
+        (S5Block, {"state_dim": 4, "blocks": 1}, 12, (2, 5, 4)),
+        (LRU, {"state_dim": 3, "return_sequences": False}, 8, (2, 4)),
+        (RGLRU, {}, 3, (2, 5, 4)),
+        (GriffinBlock, {"state_dim": 3, "dropout": 0.2}, 10, (2, 5, 4)),
     ],
 )
 def test_layers_pass_the_checks_of_keras(layer_class, options, weights, shape):
     testing = pytest.importorskip("keras.src.testing", reason="it has moved")
-    seeds = 1 if layer_class is MambaBlock else 0
+    seeds = 1 if options.get("dropout") else 0
     testing.TestCase().run_layer_test(
         layer_class,
-        init_kwargs={"state_dim": 3, **options},
+        init_kwargs=options,
         input_shape=(2, 5, 4),
         expected_output_shape=shape,
         expected_num_trainable_weights=weights,
