@@ -11,6 +11,8 @@ from harness import BACKEND, compiled, gradients, needs_gradients, tensor
 from keras_ssm.layers import (
     LRU,
     RGLRU,
+    S4,
+    S4D,
     S5,
     Griffin,
     GriffinBlock,
@@ -18,6 +20,8 @@ from keras_ssm.layers import (
     Mamba,
     MambaBlock,
     RGLRUBlock,
+    S4Block,
+    S4DBlock,
     S5Block,
 )
 
@@ -50,6 +54,18 @@ MIXERS = {
         {"state_dim": 4},
         ((3, 12), (12, 4)),
         ("A_log", "D", "dt_bias"),
+    ),
+    S4D: Traits(
+        S4DBlock,
+        {"state_dim": 4},
+        ((WIDTH, 4),),
+        ("log_dt", "A_log", "A_imag", "C_real", "C_imag", "D"),
+    ),
+    S4: Traits(
+        S4Block,
+        {"state_dim": 4},
+        ((WIDTH, 4),),
+        ("log_dt", "A_log", "A_imag", "P_real", "P_imag", *COMPLEX_MAPS),
     ),
     S5: Traits(
         S5Block,

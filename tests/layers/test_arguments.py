@@ -17,10 +17,21 @@ from layer_harness import (
     traits,
 )
 
-from keras_ssm.layers import LRU, RGLRU, S5, Griffin, LogUniformDt, Mamba
+from keras_ssm.layers import (
+    LRU,
+    RGLRU,
+    S4,
+    S4D,
+    S5,
+    Griffin,
+    LogUniformDt,
+    Mamba,
+)
 
 SIZES = {
     Mamba: ("state_dim", "conv_kernel_size", "expand", "dt_rank"),
+    S4D: ("state_dim",),
+    S4: ("state_dim",),
     S5: ("state_dim", "blocks"),
     LRU: ("state_dim",),
     RGLRU: ("heads",),

@@ -190,7 +190,9 @@ def test_get_initial_state_is_the_state_before_the_first_step(layer_class):
     state = layer.get_initial_state(batch_size=BATCH)
     assert isinstance(state, tuple)
     x = sequences()
-    assert_same(as_array(layer(x, initial_state=state)), as_array(layer(x)))
+    # S4D and S4 convolve where there is no state.
+    expected = as_array(layer(x))
+    assert_close(layer(x, initial_state=state), expected, "float32")
 
 
 def test_arguments_are_called_as_in_lstm():

@@ -21,6 +21,8 @@ import keras_ssm
 from keras_ssm.layers import (
     LRU,
     RGLRU,
+    S4,
+    S4D,
     S5,
     Griffin,
     LogUniformDt,
@@ -36,6 +38,15 @@ WEIGHTS = {
         *("conv_kernel", "conv_bias", "A_log", "D", "dt_bias"),
         *("in_proj/kernel", "x_proj/kernel", "dt_proj/kernel"),
         "out_proj/kernel",
+    ],
+    S4D: [
+        *("log_dt", "A_log", "A_imag", "C_real", "C_imag", "D"),
+        *OUT_PROJ,
+    ],
+    S4: [
+        *("log_dt", "A_log", "A_imag", "P_real", "P_imag"),
+        *LINEAR_MAPS,
+        *OUT_PROJ,
     ],
     S5: ["A_log", "A_imag", "log_dt", *LINEAR_MAPS, *OUT_PROJ],
     LRU: ["nu_log", "theta_log", "gamma_log", *LINEAR_MAPS],
@@ -54,6 +65,11 @@ NORMS = {
 # The weights that start the same in every layer.
 CONSTANT = {
     Mamba: {"A_log", "D"},
+    S4D: {"A_log", "A_imag", "out_proj/bias"},
+    S4: {
+        *("A_log", "A_imag", "P_real", "P_imag", "B_real", "B_imag"),
+        "out_proj/bias",
+    },
     S5: {"A_log", "A_imag", "out_proj/bias"},
     LRU: {"out_proj/bias"},
     RGLRU: {"gate_bias"},
@@ -126,6 +142,8 @@ def test_parameter_count(options, count):
 @pytest.mark.parametrize(
     ("mixer", "count"),
     [
+        (S4D, 2 * 64 + 4 * 64 * 32 + 128 * 64 + 128),
+        (S4, 2 * 64 + 8 * 64 * 32 + 128 * 64 + 128),
         (S5, 3 * 128 + 4 * 128 * 64 + 64 + 64 * 64 + 64),
         (LRU, 3 * 256 + 4 * 256 * 64 + 64),
         (RGLRU, 16 * 4 * 8 + 2 * 64 + 64),
@@ -298,8 +316,10 @@ def test_parameters_that_must_not_decay_are_excluded_by_name(layer_class):
     assert sorted(kept) == sorted(names)
 
 
-@pytest.mark.parametrize("mixer", [S5, LRU])
-def test_dynamics_are_those_that_optimizers_know(mixer):
+@pytest.mark.parametrize(
+    ("mixer", "count"), [(S4D, 3), (S4, 7), (S5, 5), (LRU, 5)]
+)
+def test_dynamics_are_those_that_optimizers_know(mixer, count):
     names = {name.split("/")[-1] for name in WEIGHTS[mixer]}
     dynamics = names & set(keras_ssm.optimizers.DYNAMICS)
-    assert dynamics == set(WEIGHTS[mixer][:5])
+    assert dynamics == set(WEIGHTS[mixer][:count])

@@ -21,6 +21,8 @@ import keras_ssm
 from keras_ssm.layers import (
     LRU,
     RGLRU,
+    S4,
+    S4D,
     S5,
     Griffin,
     GriffinBlock,
@@ -30,6 +32,9 @@ from keras_ssm.layers import (
     MambaBlock,
     RGLRUBlock,
     RGLRURing,
+    S4Block,
+    S4DBlock,
+    S4DInv,
     S5Block,
 )
 
@@ -48,6 +53,17 @@ OF_DENSE = {
     "kernel_regularizer": keras.regularizers.L2(0.25),
 }
 OF_MAMBA = {"state_dim": 3, "conv_kernel_size": 2, "expand": 1, "dt_rank": 5}
+OF_S4 = {
+    "state_dim": 6,
+    "mode": "recurrence",
+    "rate": 0.5,
+    "dt_initializer": LogUniformDt(0.01, 0.2, activation="exp"),
+}
+OF_S4D = {
+    **OF_S4,
+    "discretization": "bilinear",
+    "A_initializer": S4DInv(),
+}
 OF_S5 = {"state_dim": 12, "blocks": 3, "rate": 0.5, "activation": "glu"}
 OF_LRU = {
     "state_dim": 3,
@@ -68,6 +84,10 @@ GIVEN = {
         "dt_bias_initializer": LogUniformDt(0.01, 0.2, floor=0.001, seed=4),
     },
     MambaBlock: {**OF_BLOCKS, **OF_MAMBA},
+    S4D: {**SHARED, **OF_S4D, **OF_DENSE},
+    S4DBlock: {**OF_BLOCKS, **OF_S4D},
+    S4: {**SHARED, **OF_S4, **OF_DENSE},
+    S4Block: {**OF_BLOCKS, **OF_S4},
     S5: {
         **SHARED,
         **OF_S5,

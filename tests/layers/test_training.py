@@ -21,11 +21,14 @@ from layer_harness import (
 from keras_ssm.layers import (
     LRU,
     RGLRU,
+    S4,
+    S4D,
     S5,
     Griffin,
     GriffinBlock,
     Mamba,
     MambaBlock,
+    S4DBlock,
     S5Block,
 )
 
@@ -124,6 +127,8 @@ def test_dropout_differs_from_call_to_call():
 
 PROJECTIONS = {
     Mamba: ["in_proj", "x_proj", "dt_proj", "out_proj"],
+    S4D: ["out_proj"],
+    S4: ["out_proj"],
     S5: ["out_proj"],
     LRU: ["out_proj"],
     Griffin: ["in_proj", "out_proj"],
@@ -191,6 +196,8 @@ def test_int8_quantization_reaches_every_projection(layer_class):
             (2, 4),
         ),
         (MambaBlock, {"state_dim": 3, "dropout": 0.2}, 10, (2, 5, 4)),
+        (S4DBlock, {"state_dim": 4, "dropout": 0.2}, 10, (2, 5, 4)),
+        (S4, {"state_dim": 4, "return_sequences": False}, 12, (2, 4)),
         (S5Block, {"state_dim": 4, "blocks": 1}, 12, (2, 5, 4)),
         (LRU, {"state_dim": 3, "return_sequences": False}, 8, (2, 4)),
         (RGLRU, {}, 3, (2, 5, 4)),
