@@ -47,10 +47,9 @@ class S4(StateSpaceLayer):
     | `out_proj/kernel` | (d, 2d) | U(±1/sqrt(d)) |
     | `out_proj/bias` | (2d,) | 0 |
 
-    All but those of `out_proj` stay float32 under every dtype policy. Exclude
-    those of the dynamics from weight decay:
-    `optimizer.exclude_from_weight_decay(var_names=["log_dt", "A_log",
-    "A_imag", "P_real", "P_imag", "B_real", "B_imag"])`.
+    All but those of `out_proj` stay float32 under every dtype policy. Train
+    those of the dynamics without weight decay and with a smaller learning
+    rate: `keras_ssm.optimizers.DYNAMICS` has their names.
 
     Args:
         state_dim: Size of the state of each channel, in real numbers: half as
