@@ -1,4 +1,4 @@
-"""One frame, five contents: Mamba, LSTM, Transformer or no mixer at all.
+"""One frame and its contents: Mamba, S4, LSTM, Transformer, or no mixer.
 
 Every model embeds the tokens, mixes them over time (or does not), averages
 over the text and classifies:
@@ -7,19 +7,21 @@ over the text and classifies:
            -> average over the text -> Dropout -> Dense(softmax)
 
 A mixer is a residual block around pre-normalised layers, and all mixers have
-the same number of parameters: the LSTM's units and the Transformer's
-feed-forward width are chosen so. `pooling` leaves the mixer out and so shows
-what the others add.
+the same number of parameters: the LSTM's units, the Transformer's feed-forward
+width and the states of S4D and S4 are chosen so. `pooling` leaves the mixer out
+and so shows what the others add.
 """
 
 import keras
 from keras import layers
 
-from keras_ssm.layers import MambaBlock
+from keras_ssm.layers import MambaBlock, S4Block, S4DBlock
 
 # From short trials on the embedded reviews.
 LEARNING_RATES = {
     "mamba": 4e-3,
+    "s4d": 4e-3,
+    "s4": 4e-3,
     "lstm": 4e-3,
     "transformer": 2e-3,
     "pooling": 2e-3,
@@ -54,6 +56,10 @@ def mix(name: str, x, options):
         return x
     if name == "mamba":
         return mamba(x, options)
+    if name == "s4d":
+        return s4(S4DBlock, x, match(s4d_parameters, options))
+    if name == "s4":
+        return s4(S4Block, x, match(s4_parameters, options))
     if name == "lstm":
         return lstm(x, match(lstm_parameters, options))
     if name == "transformer":
@@ -69,6 +75,11 @@ def mamba(x, options):
     if options.directions == 2:
         block = layers.Bidirectional(block, merge_mode="ave", name="mixer")
     return block(x)
+
+
+def s4(block, x, numbers: int):
+    """A block with a kernel for each direction, of `numbers` poles."""
+    return block(state_dim=2 * numbers, bidirectional=True, name="mixer")(x)
 
 
 def lstm(x, units: int):
@@ -118,6 +129,16 @@ class SinePositions(layers.Layer):
         angles = positions * keras.ops.power(1e-4, exponents)
         sines = [keras.ops.sin(angles), keras.ops.cos(angles)]
         return x + self.loudness * keras.ops.concatenate(sines, axis=-1)
+
+
+def s4d_parameters(width: int, numbers: int) -> int:
+    """Norm, steps and skips, complex A and two C, and the way out."""
+    return 4 * width + 6 * width * numbers + 2 * width * (width + 1)
+
+
+def s4_parameters(width: int, numbers: int) -> int:
+    """Those of S4D, and complex P and B."""
+    return s4d_parameters(width, numbers) + 4 * width * numbers
 
 
 def lstm_parameters(width: int, units: int) -> int:
