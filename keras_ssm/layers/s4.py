@@ -26,7 +26,7 @@ class S4(StateSpaceLayer):
     `keras.layers.LSTM`, except that arguments are keywords, that sequences are
     returned by default, and that the output is as wide as the input.
 
-    The convolution is fastest, in `l log l` time, and is taken unless states
+    The convolution takes `l log l` time, and is what runs unless states
     are given or asked for. It needs the whole sequence, and on JAX its length.
     The recurrence runs chunks of 64 steps as products of matrices. A step,
     and for the sequence log2(l / 64) times the step to the next chunk, of 16

@@ -27,7 +27,7 @@ class S4D(StateSpaceLayer):
     that sequences are returned by default, and that the output is as wide as
     the input.
 
-    The convolution is fastest, in `l log l` time, and is taken unless states
+    The convolution takes `l log l` time, and is what runs unless states
     are given or asked for. It needs the whole sequence, and on JAX its length.
     The recurrence is linear in the length and runs chunks of 64 steps as
     products of matrices, which hold two states of each chunk.
