@@ -70,11 +70,26 @@ def input_gain(dt, A, discretization):
     real, imag = pairs.scale(A, dt)
     if discretization == "bilinear":
         return pairs.scale(pairs.invert((1 - real / 2, -imag / 2)), dt)
-    # (exp(x) - 1) / x is 1 at x = 0.
-    still = ops.equal(real**2 + imag**2, 0)
-    safe = ops.where(still, 1.0, real), imag
-    gain = pairs.scale(pairs.divide(pairs.expm1(safe), safe), dt)
-    return ops.where(still, dt, gain[0]), gain[1]
+    # (exp(x) - 1) / x: near 0, the derivative of the quotient has no digits.
+    near = real**2 + imag**2 < 0.25
+    quotient = ops.where(near, 1.0, real), ops.where(near, 0.0, imag)
+    quotient = pairs.divide(pairs.expm1(quotient), quotient)
+    series = _gain_series(
+        (ops.where(near, real, 0.0), ops.where(near, imag, 0.0))
+    )
+    gain = (
+        ops.where(near, *parts) for parts in zip(series, quotient, strict=True)
+    )
+    return pairs.scale(tuple(gain), dt)
+
+
+def _gain_series(x):
+    """`1 + x/2 + x^2/6 + ...`, exact in float64 for `|x| <= 1/2`."""
+    real, imag = ops.ones_like(x[0]), ops.zeros_like(x[1])
+    for k in range(16, 1, -1):
+        real, imag = pairs.multiply((real, imag), pairs.scale(x, 1 / k))
+        real = 1 + real
+    return real, imag
 
 
 def dplr_steps(dt, A, P, B):
