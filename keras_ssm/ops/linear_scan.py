@@ -105,8 +105,12 @@ def linear_scan(
     a, a_imag, x, x_imag, *state = numbers
     dtype = accumulation_dtype(x)
     if state[0] is None:
-        zeros = ops.zeros((ops.shape(x)[0], x.shape[-1]), dtype)
-        state = [zeros, None if x_imag is None else zeros]
+        # Each its own: PyTorch's compiler takes no tensor twice.
+        shape = ops.shape(x)[0], x.shape[-1]
+        state = [
+            None if part is None else ops.zeros(shape, dtype)
+            for part in (x, x_imag)
+        ]
     state = [cast(v, dtype) for v in state]
     if 0 in x.shape:
         outputs = [v for v in (x, x_imag, *state) if v is not None]
