@@ -30,6 +30,21 @@ def project(dense, x):
     return ops.cast(dense(x), dense.compute_dtype)
 
 
+def contract(subscripts, x, matrix):
+    """`einsum` of a sequence `(b, l, ...)` or a step `(b, ...)`.
+
+    Args:
+        subscripts: Those of `einsum`, with `...` for the batch and the length.
+        x: The sequence, or the step.
+        matrix: The other factor, in the dtype of `x`.
+    """
+    # Not `ops.matmul`: on PyTorch, Keras multiplies float64 matrices in
+    # float32. Not "..." either: TensorFlow multiplies float16 wrongly then.
+    axes = len(subscripts.split(",")[0].removeprefix("..."))
+    steps = "bt"[: len(x.shape) - axes]
+    return ops.einsum(subscripts.replace("...", steps), x, matrix)
+
+
 def fan_in_uniform():
     """U(±1/sqrt(fan_in)): how the papers' code leaves linear layers."""
     return initializers.VarianceScaling(1 / 3, "fan_in", "uniform")

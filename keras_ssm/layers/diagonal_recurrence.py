@@ -3,7 +3,7 @@
 from keras import initializers, ops, regularizers
 
 from keras_ssm.layers.arguments import check_choice, check_positive
-from keras_ssm.layers.dense import build_dense, project
+from keras_ssm.layers.dense import build_dense, contract, project
 from keras_ssm.layers.sequence_layer import SequenceLayer
 from keras_ssm.ops import linear_scan, linear_scan_step
 
@@ -105,15 +105,14 @@ class DiagonalRecurrence(SequenceLayer):
     def _enter(self, x, B):
         """`B x` as a pair, in one product of real matrices."""
         B = ops.cast(ops.concatenate(B, axis=0), x.dtype)  # (2n, m)
-        # Not `matmul`: on PyTorch, Keras multiplies float64 in float32.
-        u = ops.einsum("...m,nm->...n", x, B)
+        u = contract("...m,nm->...n", x, B)
         return u[..., : self.numbers], u[..., self.numbers :]
 
     def _leave(self, h, x, C):
         """The output from the states, of a sequence or of a step."""
         real, imag = C
         C = ops.cast(ops.concatenate([real, -imag], axis=1), x.dtype)
-        y = ops.einsum("...n,mn->...m", ops.concatenate(h, axis=-1), C)
+        y = contract("...n,mn->...m", ops.concatenate(h, axis=-1), C)
         y = y + x * ops.cast(self.D, x.dtype)
         if self.activation is None:
             return y

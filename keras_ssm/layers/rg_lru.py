@@ -6,6 +6,7 @@ import keras
 from keras import initializers, ops
 
 from keras_ssm.layers.arguments import check_positive
+from keras_ssm.layers.dense import contract
 from keras_ssm.layers.initializers import RGLRURing
 from keras_ssm.layers.sequence_layer import SequenceLayer
 from keras_ssm.ops import linear_scan, linear_scan_step
@@ -156,8 +157,7 @@ class RGLRU(SequenceLayer):
         shape = ops.shape(x)
         x = ops.reshape(x, (*shape[:-1], blocks, size))
         kernel = ops.cast(self.gate_kernel, x.dtype)
-        # Not `matmul`: on PyTorch, Keras multiplies float64 in float32.
-        gates = ops.einsum("...hi,hij->...hj", x, kernel)
+        gates = contract("...hi,hij->...hj", x, kernel)
         gates = ops.cast(gates, self.state_dtype)
         gates = gates + ops.cast(self.gate_bias, self.state_dtype)
         gates = ops.sigmoid(gates)
