@@ -24,13 +24,14 @@ if importlib.util.find_spec("tensorflow") is None:
 
 
 def classifier():
-    """The text classifier of the README, small and untrained."""
+    """A text classifier as in the README, small and untrained."""
     return keras.Sequential(
         [
             keras.Input((None,), dtype="int32"),
             keras.layers.Embedding(20, 8, mask_zero=True),
             keras_ssm.layers.MambaBlock(state_dim=4),
-            keras_ssm.layers.MambaBlock(state_dim=4),
+            keras_ssm.layers.S4DBlock(state_dim=4),
+            keras_ssm.layers.S4Block(state_dim=4),
             keras.layers.RMSNormalization(epsilon=1e-5),
             keras.layers.GlobalAveragePooling1D(),
             keras.layers.Dense(2, activation="softmax"),
