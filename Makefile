@@ -12,7 +12,7 @@ BACKENDS := jax torch tensorflow
 
 packages_jax := -e .[jax,examples]
 packages_torch := -e .[torch,examples]
-packages_tensorflow := $(TENSORFLOW) -e .[examples]
+packages_tensorflow := $(TENSORFLOW) numba -e .[examples]
 
 .PHONY: demo test test-all lint bench clean
 
