@@ -32,6 +32,8 @@ def classifier():
             keras_ssm.layers.MambaBlock(state_dim=4),
             keras_ssm.layers.S4DBlock(state_dim=4),
             keras_ssm.layers.S4Block(state_dim=4),
+            keras_ssm.layers.S5Block(state_dim=4, blocks=2),
+            keras_ssm.layers.GriffinBlock(),
             keras.layers.RMSNormalization(epsilon=1e-5),
             keras.layers.GlobalAveragePooling1D(),
             keras.layers.Dense(2, activation="softmax"),
