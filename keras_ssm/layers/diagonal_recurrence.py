@@ -65,16 +65,6 @@ class DiagonalRecurrence(SequenceLayer):
             units = 2 * width if self.activation == "glu" else width
             self.out_proj = build_dense(self, "out_proj", width, units)
 
-    def parameter(self, name, shape, initializer):
-        """A parameter that is float32 under every dtype policy."""
-        return self.add_weight(
-            shape=shape,
-            initializer=initializer,
-            dtype=self.state_dtype,
-            autocast=False,
-            name=name,
-        )
-
     def complex_parameter(self, name, shape, real, imag):
         """Two such parameters, `{name}_real` and `{name}_imag`."""
         return (

@@ -188,21 +188,11 @@ class Mamba(SequenceLayer):
             )
 
     def _build_ssm(self):
-        float32 = {"dtype": self.state_dtype, "autocast": False}
-        self.A_log = self.add_weight(
-            shape=(self.channels, self.state_dim),
-            initializer=self.A_log_initializer,
-            name="A_log",
-            **float32,
-        )
-        self.D = self.add_weight(
-            shape=(self.channels,), initializer="ones", name="D", **float32
-        )
-        self.dt_bias = self.add_weight(
-            shape=(self.channels,),
-            initializer=self.dt_bias_initializer,
-            name="dt_bias",
-            **float32,
+        shape = (self.channels, self.state_dim)
+        self.A_log = self.parameter("A_log", shape, self.A_log_initializer)
+        self.D = self.parameter("D", (self.channels,), "ones")
+        self.dt_bias = self.parameter(
+            "dt_bias", (self.channels,), self.dt_bias_initializer
         )
 
     def state_shapes(self, width):

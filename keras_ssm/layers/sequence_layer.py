@@ -99,6 +99,19 @@ class SequenceLayer(keras.layers.Layer):
             for index, shape in enumerate(self.state_shapes(width))
         ]
 
+    def parameter(self, name, shape, initializer):
+        """Creates a parameter that is float32 under every dtype policy.
+
+        float64 where the layer computes in float64.
+        """
+        return self.add_weight(
+            shape=shape,
+            initializer=initializer,
+            dtype=self.state_dtype,
+            autocast=False,
+            name=name,
+        )
+
     def call(
         self,
         sequences,

@@ -91,16 +91,6 @@ class StateSpaceLayer(SequenceLayer):
         self.D = self.parameter("D", (width,), initializers.RandomNormal(0, 1))
         self.out_proj = build_dense(self, "out_proj", width, 2 * width)
 
-    def parameter(self, name, shape, initializer):
-        """Makes a parameter of the system, float32 under every policy."""
-        return self.add_weight(
-            shape=shape,
-            initializer=initializer,
-            dtype=self.state_dtype,
-            autocast=False,
-            name=name,
-        )
-
     def _output_map(self, name, shape):
         """Complex numbers, normal, of mean square 1."""
         return tuple(
