@@ -225,6 +225,8 @@ def test_layers_pass_the_checks_of_keras(layer_class, options, weights, shape):
 def test_compiles_without_a_graph_break(layer_class):
     import torch
 
+    # It keeps few programs for code that all layers share.
+    torch.compiler.reset()
     layer = make(layer_class)
     x = keras.ops.convert_to_tensor(sequences())
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
