@@ -85,8 +85,17 @@ MIXERS = {
 BLOCKS = {traits.block: mixer for mixer, traits in MIXERS.items()}
 LAYERS = (*MIXERS, *BLOCKS)
 
+# PyTorch runs all of them. JAX and TensorFlow compile what a test calls: there,
+# one of each kind has to do but for `make test-all`.
+KINDS = LAYERS if BACKEND == "torch" else (Mamba, MambaBlock, S4D, S5, RGLRU)
+
 each_layer = pytest.mark.parametrize(
-    "layer_class", LAYERS, ids=lambda layer: layer.__name__
+    "layer_class",
+    [
+        pytest.param(layer, marks=() if layer in KINDS else pytest.mark.slow)
+        for layer in LAYERS
+    ],
+    ids=lambda layer: layer.__name__,
 )
 each_mixer = pytest.mark.parametrize(
     "mixer", MIXERS, ids=lambda layer: layer.__name__
