@@ -86,8 +86,9 @@ BLOCKS = {traits.block: mixer for mixer, traits in MIXERS.items()}
 LAYERS = (*MIXERS, *BLOCKS)
 
 # PyTorch runs all of them. JAX and TensorFlow compile what a test calls: there,
-# one of each kind has to do but for `make test-all`.
-KINDS = LAYERS if BACKEND == "torch" else (Mamba, MambaBlock, S4D, S5, RGLRU)
+# one of each kind has to do but for `make test-all`. S4D and S4 have a file of
+# tests of their own as well.
+KINDS = LAYERS if BACKEND == "torch" else (Mamba, MambaBlock, S5, RGLRU)
 
 each_layer = pytest.mark.parametrize(
     "layer_class",
