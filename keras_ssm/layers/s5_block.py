@@ -23,6 +23,7 @@ class S5Block(ResidualBlock):
             on: 2 for every other sample, 0.5 for two where there was one.
         activation: What follows the recurrence: `"half_glu"`, `"glu"` or
             `None`, see `S5`.
+        dt_initializer: For `log_dt`, see `S5`.
         dropout: Rate of dropout before the residual is added.
         epsilon: Of the layer norm.
         seed: Integer, for the dropout.
@@ -71,6 +72,7 @@ class S5Block(ResidualBlock):
         blocks: int = 8,
         rate: float = 1.0,
         activation: str | None = "half_glu",
+        dt_initializer=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -81,4 +83,5 @@ class S5Block(ResidualBlock):
             blocks=blocks,
             rate=rate,
             activation=activation,
+            dt_initializer=dt_initializer,
         )

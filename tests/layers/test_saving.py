@@ -64,7 +64,13 @@ OF_S4D = {
     "discretization": "bilinear",
     "A_initializer": S4DInv(),
 }
-OF_S5 = {"state_dim": 12, "blocks": 3, "rate": 0.5, "activation": "glu"}
+OF_S5 = {
+    "state_dim": 12,
+    "blocks": 3,
+    "rate": 0.5,
+    "activation": "glu",
+    "dt_initializer": LogUniformDt(0.01, 0.2, activation="exp"),
+}
 OF_LRU = {
     "state_dim": 3,
     "r_min": 0.2,
@@ -88,12 +94,7 @@ GIVEN = {
     S4DBlock: {**OF_BLOCKS, **OF_S4D},
     S4: {**SHARED, **OF_S4, **OF_DENSE},
     S4Block: {**OF_BLOCKS, **OF_S4},
-    S5: {
-        **SHARED,
-        **OF_S5,
-        **OF_DENSE,
-        "dt_initializer": LogUniformDt(0.01, 0.2, activation="exp"),
-    },
+    S5: {**SHARED, **OF_S5, **OF_DENSE},
     S5Block: {**OF_BLOCKS, **OF_S5},
     LRU: {**SHARED, **OF_LRU, **OF_DENSE},
     LRUBlock: {**OF_BLOCKS, **OF_LRU},
