@@ -14,10 +14,10 @@ time for another layer, and for an LSTM of the same size:
     python examples/sequential_pixels.py --layer s5
     python examples/sequential_pixels.py --layer lstm
 
-Training follows the clock (`--seconds`), as in `text_classification.py`; the
-epoch with the highest accuracy on 5,000 images held back is kept, and the test
-set is looked at once. `--output` receives the model, a picture with the
-confusion matrix and the learning curve, and all numbers as JSON.
+Training follows the clock (`--seconds`), as in `text_classification.py`; 5,000
+images held back draw the learning curve, and the test set is looked at once.
+`--output` receives the model, a picture with the confusion matrix and the
+learning curve, and all numbers as JSON.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from text import tables  # first: it says what is not installed
 # isort: split
 import keras
 import numpy as np
-from signals import idx, networks, training
+from signals import idx, networks, training, training_options
 from text.classifiers import accuracy
 
 HELD_BACK = 5_000
@@ -70,7 +70,7 @@ def run(options) -> dict:
         "layer": options.layer,
         "backend": keras.config.backend(),
         "test_accuracy": accuracy(test[1], predicted),
-        "validation_accuracy": max(history["val_accuracy"]),
+        "validation_accuracy": history["val_accuracy"][-1],
         "parameters": model.count_params(),
         "seconds": seconds,
         "history": history,
@@ -78,7 +78,9 @@ def run(options) -> dict:
     print(f"Accuracy on {len(predicted):,} test images")
     print(f"  {results['test_accuracy']:7.2%}  {options.layer}")
     names = [str(name) for name in range(int(labels.max()) + 1)]
-    training.write(model, results, test[1], predicted, names, options)
+    training.write(
+        model, results, test[1], predicted, names, options, options.output
+    )
     return results
 
 
@@ -93,7 +95,7 @@ def read(options):
 
 
 def split(count: int, options):
-    """Rows to learn from, and rows held back to choose the epoch."""
+    """Rows to learn from, and rows held back for the learning curve."""
     order = np.random.default_rng(options.seed).permutation(count)
     held_back = min(HELD_BACK, count // 5)
     return order[held_back:], order[:held_back]
@@ -118,18 +120,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--rows", type=int, help="use only the first images")
     add("--layer", choices=networks.LAYERS, default="s4d", help="what to train")
     add("--output", default="runs/sequential_pixels", help="folder")
-    add("--width", type=int, default=64, help="of the blocks")
-    add("--depth", type=int, default=3, help="blocks")
-    add("--state-dim", type=int, default=32, help="of each channel")
-    add("--dropout", type=float, default=0.1, help="rate, in the blocks")
-    add("--seconds", type=float, default=1800.0, help="budget; 0: no limit")
-    add("--epochs", type=int, default=100, help="at most")
-    add("--batch-size", type=int, default=50, help="images")
-    add("--learning-rate", type=float, default=4e-3, help="the highest")
-    add("--dynamics-factor", type=float, default=0.25, help="of that rate")
-    add("--weight-decay", type=float, default=0.01, help="of AdamW")
-    add("--seed", type=int, default=0, help="of split, weights and order")
-    add("--verbose", type=int, choices=(0, 1, 2), default=1, help="as Keras")
+    training_options.add(
+        parser,
+        width=64,
+        depth=3,
+        dropout=0.0,
+        seconds=1800.0,
+        epochs=100,
+        batch_size=50,
+        learning_rate=8e-3,
+        dynamics_factor=0.25,
+        weight_decay=0.01,
+    )
     return parser.parse_args(arguments)
 
 

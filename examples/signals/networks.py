@@ -1,6 +1,6 @@
 """A stack of blocks of one kind, and an LSTM stack of the same size.
 
-signal -> Dense -> [block] * depth -> LayerNormalization
+signal -> Masking -> Dense -> [block] * depth -> LayerNormalization
        -> average over the steps -> Dense(softmax)
 """
 
@@ -25,24 +25,34 @@ BLOCKS = {
     "mamba": MambaBlock,
 }
 LAYERS = (*BLOCKS, "lstm")
+# Those that run at other sampling rates than they were trained at.
+RATED = ("s4", "s4d", "s5")
+# Of each channel; S5 and LRU have one for all of them.
+STATE_DIMS = {"s4": 32, "s4d": 32, "mamba": 16, "s5": 64, "lru": 64}
 
 
-def build(layer: str, classes: int, options):
+def build(layer: str, classes: int, options, padding=None, **of_blocks):
     """Builds the classifier of signals `(b, l, 1)`, not compiled yet.
 
     Args:
         layer: one of `LAYERS`.
         classes: how many classes there are.
-        options: with `width`, `depth`, `state_dim` and `dropout`.
+        options: with `width`, `depth`, `dropout`, and `state_dim` or `None`.
+        padding: what stands behind the end of a signal, if anything does.
+        **of_blocks: Arguments of the blocks, such as `rate`.
     """
     inputs = keras.Input((None, 1), name="signal")
-    x = layers.Dense(options.width, name="encoder")(inputs)
+    x = inputs
+    if padding is not None:
+        x = layers.Masking(padding)(x)
+    x = layers.Dense(options.width, name="encoder")(x)
     units = match(options) if layer == "lstm" else None
     for number in range(options.depth):
         if layer == "lstm":
             x = lstm(x, units, options.dropout)
         else:
-            x = block(layer, options, name=f"block_{number}")(x)
+            name = f"block_{number}"
+            x = block(layer, options, name=name, **of_blocks)(x)
     x = layers.LayerNormalization(epsilon=1e-5, name="final_norm")(x)
     x = layers.GlobalAveragePooling1D()(x)
     outputs = layers.Dense(classes, activation="softmax", dtype="float32")(x)
@@ -51,8 +61,8 @@ def build(layer: str, classes: int, options):
 
 def block(layer: str, options, **more):
     """A block; the RG-LRU's state is as large as its width."""
-    if layer != "rglru":
-        more["state_dim"] = options.state_dim
+    if layer in STATE_DIMS:
+        more["state_dim"] = options.state_dim or STATE_DIMS[layer]
     return BLOCKS[layer](dropout=options.dropout, **more)
 
 

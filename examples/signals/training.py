@@ -1,6 +1,7 @@
 """Trains within a budget of seconds, and writes what came out."""
 
 import os
+import time
 
 import keras
 import numpy as np
@@ -44,13 +45,15 @@ class Batches(keras.utils.PyDataset):
 
 
 def train(model, training, validation, options):
-    """Compiles and fits the model; leaves the weights of its best epoch.
+    """Compiles and fits the model.
 
     The parameters of the recurrence have a smaller learning rate and no
-    weight decay.
+    weight decay. The rate of all falls to zero, so that the last weights are
+    those to keep.
 
     Returns:
-        The history: a dict of lists, one value an epoch.
+        The history: a dict of lists, one value an epoch; `seconds` from the
+        start of training to its end.
     """
     inner = keras.optimizers.AdamW(
         options.learning_rate, weight_decay=options.weight_decay, clipnorm=1.0
@@ -63,11 +66,11 @@ def train(model, training, validation, options):
         metrics=["accuracy"],
     )
     steps = options.epochs * len(training)
-    best = keras.callbacks.EarlyStopping(
-        "val_accuracy",
-        mode="max",
-        patience=options.epochs,
-        restore_best_weights=True,
+    start, seconds = time.perf_counter(), []
+    clock = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seconds.append(
+            time.perf_counter() - start
+        )
     )
     history = model.fit(
         training,
@@ -77,10 +80,10 @@ def train(model, training, validation, options):
         verbose=options.verbose,
         callbacks=[
             TimeBudget(options.seconds, steps, options.learning_rate),
-            best,
+            clock,
         ],
     )
-    return history.history
+    return {**history.history, "seconds": seconds}
 
 
 def predict(model, batches):
@@ -88,16 +91,17 @@ def predict(model, batches):
     return np.argmax(model.predict(batches, verbose=0), axis=-1)
 
 
-def write(model, results: dict, truth, predicted, names, options):
-    """Fills the output folder: model, picture, numbers."""
-    os.makedirs(options.output, exist_ok=True)
-    model.save(os.path.join(options.output, "model.keras"))
+def write(model, results: dict, truth, predicted, names, options, folder):
+    """Fills a folder: model, picture, numbers."""
+    os.makedirs(folder, exist_ok=True)
+    with files.written_whole(os.path.join(folder, "model.keras")) as path:
+        model.save(path)
     confusion = figure.confusion_matrix(truth, predicted, np.arange(len(names)))
     title = (
         f"{options.layer}: {np.mean(truth == predicted):.2%} of the test set"
     )
-    picture = os.path.join(options.output, "report.png")
-    figure.draw(picture, title, confusion, names, results["history"])
+    picture = os.path.join(folder, "report.png")
+    figure.draw(picture, title, confusion, names, results["history"], kept=-1)
     results |= {"confusion": confusion.tolist(), "options": vars(options)}
-    files.write_json(os.path.join(options.output, "results.json"), results)
-    print(f"Model, picture and numbers: {options.output}")
+    files.write_json(os.path.join(folder, "results.json"), results)
+    print(f"Model, picture and numbers: {folder}")

@@ -18,15 +18,19 @@ def confusion_matrix(truth, predicted, classes: list[str]):
     return counts
 
 
-def draw(path: str, title: str, confusion, classes, history: dict):
-    """Writes a PNG; a model without epochs gets the matrix alone."""
+def draw(path: str, title: str, confusion, classes, history: dict, kept=None):
+    """Writes a PNG; a model without epochs gets the matrix alone.
+
+    Args:
+        kept: the index of the epoch that was kept; the best if `None`.
+    """
     panels = 2 if history else 1
     figure = Figure(figsize=(5.4 * panels, 4.8), layout="constrained")
     FigureCanvasAgg(figure)  # draws without a display
     axes = figure.subplots(1, panels, squeeze=False)
     draw_confusion(axes[0, 0], confusion, classes)
     if history:
-        draw_history(axes[0, 1], history)
+        draw_history(axes[0, 1], history, kept)
     figure.suptitle(title, color=INK, fontsize=13)
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
@@ -58,16 +62,16 @@ def draw_confusion(axis, confusion, classes):
         )
 
 
-def draw_history(axis, history: dict):
+def draw_history(axis, history: dict, kept):
     """Draws accuracy by epoch; a ring marks the epoch that was kept."""
     epochs = np.arange(1, len(history["accuracy"]) + 1)
     validation = history["val_accuracy"]
-    best = int(np.argmax(validation))
+    kept = int(np.argmax(validation)) if kept is None else kept
     axis.plot(epochs, history["accuracy"], "o-", color=INK, label="training")
     axis.plot(epochs, validation, "o-", color=ACCENT, label="validation")
     axis.plot(
-        epochs[best],
-        validation[best],
+        epochs[kept],
+        validation[kept],
         "o",
         markersize=13,
         markerfacecolor="none",
