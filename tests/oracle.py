@@ -27,7 +27,7 @@ def solve(
     """Runs an op and its adjoint.
 
     Args:
-        op: "selective_scan", "causal_conv1d" or "linear_scan".
+        op: "selective_scan", "causal_conv1d", "linear_scan" or "ssm_scan".
         arrays: The arguments that are arrays, by name.
         options: The plain arguments.
         cotangents: Gradients with respect to y and the state.
@@ -43,6 +43,8 @@ def solve(
         return _solve_conv(arrays, options, dy, dstate)
     if op == "linear_scan":
         return _solve_linear(arrays, options, dy, dstate)
+    if op == "ssm_scan":
+        return _solve_ssm(arrays, options, dy, dstate)
     return _solve_scan(arrays, options, dy, dstate, exp)
 
 
@@ -175,6 +177,61 @@ def _solve_linear(arrays, options, dy, dh):
     }
     y, h = (_halves(v, "x" in pairs) for v in (y, h))
     return _result(y, h, gradients, arrays, live)
+
+
+def _solve_ssm(arrays, options, dy, g):
+    """Of an `A` that is dense, or of `A` and `A_imag`."""
+    live = _live(arrays)
+    x = np.where(live[..., None], arrays["x"], 0)
+    dy = np.where(live[..., None], dy, 0)
+    A = arrays["A"]
+    if "A_imag" in arrays:
+        A = reference.as_matrices(A + 1j * arrays["A_imag"])
+    B, C = (
+        np.concatenate([arrays[name], sign * arrays[f"{name}_imag"]], axis=-1)
+        for name, sign in (("B", 1), ("C", -1))
+    )
+    D = arrays.get("D", np.zeros(x.shape[2], x.dtype))
+    h = arrays.get("initial_state", np.zeros((len(x), *B.shape), x.dtype))
+    y, before, after = D * x, {}, {}
+    steps = [t for t, _ in _steps(arrays, options)]
+    for t in steps:
+        before[t] = h
+        step = (A @ h[..., None])[..., 0] + B * x[:, t, :, None]
+        h = after[t] = np.where(live[:, t, None, None], step, h)
+        y[:, t] += 2 * (C * h).sum(-1)
+    y[~live] = 0
+
+    dx, (dA, dB, dC) = D * dy, (np.zeros_like(v) for v in (A, B, C))
+    end = h
+    for t in reversed(steps):
+        of_output = 2 * dy[:, t, :, None]
+        dC = dC + (of_output * after[t]).sum(0)
+        of_step = np.where(live[:, t, None, None], g + of_output * C, 0)
+        dA = dA + (of_step[..., None] * before[t][..., None, :]).sum(0)
+        dB = dB + (of_step * x[:, t, :, None]).sum(0)
+        dx[:, t] += (of_step * B).sum(-1)
+        passed = (of_step[..., None, :] @ A)[..., 0, :]
+        g = np.where(live[:, t, None, None], passed, g)
+    gradients = {"x": dx, "D": (dy * x).sum((0, 1)), "initial_state": g}
+    gradients["A"] = dA
+    if "A_imag" in arrays:
+        gradients["A"], gradients["A_imag"] = _of_numbers(dA)
+    gradients["B"], gradients["B_imag"] = np.split(dB, 2, axis=-1)
+    gradients["C"], dC_imag = np.split(dC, 2, axis=-1)
+    gradients["C_imag"] = -dC_imag
+    return Result(y, end, {name: gradients[name] for name in floating(arrays)})
+
+
+def _of_numbers(gradient):
+    """That of complex numbers, from that of `reference.as_matrices` of them."""
+    n = gradient.shape[-1] // 2
+    blocks = gradient.reshape(-1, 2, n, 2, n)
+    (a, b), (c, d) = (
+        [blocks[:, i, :, j].diagonal(axis1=1, axis2=2) for j in (0, 1)]
+        for i in (0, 1)
+    )
+    return a + d, c - b
 
 
 def _number(v, pair):

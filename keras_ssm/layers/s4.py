@@ -3,7 +3,6 @@
 import keras
 from keras import ops
 
-from keras_ssm.layers.chunked_recurrence import DenseTransition
 from keras_ssm.layers.hippo import HiPPOLegS
 from keras_ssm.layers.state_space import StateSpaceLayer
 from keras_ssm.ops import discretize_dplr, s4_conv_kernel
@@ -27,11 +26,12 @@ class S4(StateSpaceLayer):
     returned by default, and that the output is as wide as the input.
 
     The convolution takes `l log l` time, and is what runs unless states
-    are given or asked for. It needs the whole sequence, and on JAX its length.
-    The recurrence runs chunks of 64 steps as products of matrices. A step,
-    and for the sequence log2(l / 64) times the step to the next chunk, of 16
-    where the length is unknown, multiply the state of each channel with a
-    dense matrix of `state_dim * state_dim` numbers.
+    are given or asked for. It needs the whole sequence, and its length where
+    JAX or PyTorch exports it.
+    The recurrence runs chunks of 64 steps as products of matrices. A step, and
+    for the sequence two for each chunk, of 16 times as many where the length
+    is unknown, multiply the state of each channel with a dense matrix of
+    `state_dim * state_dim` numbers.
 
     Parameters, with `d` the width and `n = state_dim / 2`:
 
@@ -128,5 +128,4 @@ class S4(StateSpaceLayer):
         return s4_conv_kernel(*self._system(), C, length, rate=self.rate)
 
     def steps(self):
-        A, B = discretize_dplr(*self._system(), rate=self.rate)
-        return DenseTransition(A), B
+        return discretize_dplr(*self._system(), rate=self.rate)

@@ -4,7 +4,6 @@ import keras
 from keras import initializers, ops
 
 from keras_ssm.layers.arguments import check_choice
-from keras_ssm.layers.chunked_recurrence import DiagonalTransition
 from keras_ssm.layers.initializers import S4DLin
 from keras_ssm.layers.state_space import StateSpaceLayer
 from keras_ssm.ops import discretize, s4d_conv_kernel
@@ -28,7 +27,8 @@ class S4D(StateSpaceLayer):
     the input.
 
     The convolution takes `l log l` time, and is what runs unless states
-    are given or asked for. It needs the whole sequence, and on JAX its length.
+    are given or asked for. It needs the whole sequence, and its length where
+    JAX or PyTorch exports it.
     The recurrence is linear in the length and runs chunks of 64 steps as
     products of matrices, which hold two states of each chunk.
 
@@ -136,8 +136,7 @@ class S4D(StateSpaceLayer):
         return s4d_conv_kernel(*self._system(), C, length, **self._options())
 
     def steps(self):
-        A, B = discretize(*self._system(), **self._options())
-        return DiagonalTransition(*A), ops.concatenate(B, axis=-1)
+        return discretize(*self._system(), **self._options())
 
     def get_config(self):
         return {

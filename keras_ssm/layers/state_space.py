@@ -5,13 +5,11 @@ import math
 import keras
 from keras import initializers, ops, regularizers
 
-from keras_ssm.layers import chunked_recurrence
 from keras_ssm.layers.arguments import check_choice, check_positive
 from keras_ssm.layers.dense import build_dense, fan_in_uniform, project
 from keras_ssm.layers.initializers import LogUniformDt
 from keras_ssm.layers.sequence_layer import SequenceLayer
-from keras_ssm.ops import fft_conv
-from keras_ssm.ops.shapes import check_shapes
+from keras_ssm.ops import fft_conv, ssm_scan, ssm_scan_step
 from keras_ssm.ops.steps import Packing
 
 MODES = (None, "convolution", "recurrence")
@@ -28,7 +26,7 @@ class StateSpaceLayer(SequenceLayer):
     - `build_system(width)`: creates the parameters of the system, but `log_dt`
       and `C`;
     - `conv_kernel(C, length)`: the kernel, `(length, d)`;
-    - `steps()`: `Ā`, as in `chunked_recurrence`, and `B̄` `(d, 2n)`.
+    - `steps()`: `Ā` and `B̄`, as `ssm_scan` takes them.
 
     Args:
         state_dim: Size of the state of each channel, in real numbers: half as
@@ -113,19 +111,18 @@ class StateSpaceLayer(SequenceLayer):
     def mix(self, x, states, mask, reverse, training):
         if 0 in x.shape:
             return self._leave(x), states
-        count = packing = None
-        if mask is not None:
-            # Masked inputs are selected away and moved behind the others.
-            packing = Packing(mask, reverse)
-            count = packing.count
-            x = packing.pack(ops.where(ops.expand_dims(mask, -1), x, 0))
         if self._convolves(x, states):
-            y = self._convolve(x, reverse)
-        else:
-            y, states = self._recur(x, states, count, reverse)
-        if packing is not None:
-            y = packing.unpack(y)
-        return self._leave(y), states
+            return self._leave(self._convolve(x, mask, reverse)), None
+        (h,) = states or (None,)
+        y, h = ssm_scan(
+            x,
+            *self._recurrence(),
+            initial_state=h,
+            mask=mask,
+            reverse=reverse,
+            return_state=True,
+        )
+        return self._leave(y), None if states is None else (h,)
 
     def _convolves(self, x, states):
         if self.mode == "convolution" and states is not None:
@@ -135,61 +132,39 @@ class StateSpaceLayer(SequenceLayer):
             )
         if self.mode is not None or self.bidirectional:
             return self.mode != "recurrence"
-        # JAX transforms no sequence of unknown length.
-        jax = keras.config.backend() == "jax"
-        transforms = not jax or isinstance(x.shape[1], int)
-        return states is None and transforms
+        # Of an unknown length, JAX transforms no sequence, and PyTorch exports
+        # no kernel.
+        known = isinstance(x.shape[1], int)
+        dynamic = keras.config.backend() == "tensorflow"
+        return states is None and (known or dynamic)
 
-    def _convolve(self, x, reverse):
+    def _convolve(self, x, mask, reverse):
+        packing = None
+        if mask is not None:
+            # Time passes at masked steps of a convolution: they are moved
+            # behind the others.
+            packing = Packing(mask, reverse)
+            x = packing.pack(ops.where(ops.expand_dims(mask, -1), x, 0))
         length = ops.shape(x)[1]
         backward = None
         if self.bidirectional:
             backward = self.conv_kernel(_pair(self.C_backward), length)
-        return fft_conv(
+        y = fft_conv(
             x,
             self.conv_kernel(_pair(self.C), length),
             self.D,
             backward_kernel=backward,
             reverse=reverse,
         )
+        return y if packing is None else packing.unpack(y)
 
-    def _recur(self, x, states, count, reverse):
-        b, length = ops.shape(x)[:2]
-        inputs = ops.cast(x, self.state_dtype)
-        inputs = ops.flip(inputs, axis=1) if reverse else inputs
-        if count is None:
-            count = ops.zeros((b,), "int32") + length
-        (h,) = states or self._zeros(b, x.shape[-1])
-        h = self._check_state(x, "b l d", h)
-        y, h = chunked_recurrence.run(
-            inputs, h, count, *self.steps(), self._output_rows()
-        )
-        y = y + self.D * inputs
-        y = ops.flip(y, axis=1) if reverse else y
-        return ops.cast(y, x.dtype), None if states is None else (h,)
-
-    def _check_state(self, x, axes, h):
-        h = ops.cast(h, self.state_dtype)
-        of_h = f"b d {self.state_dim}"
-        check_shapes(self.name, x=(x, axes), initial_state=(h, of_h))
-        return h
+    def _recurrence(self):
+        """`Ā`, `B̄`, `C` and `D`."""
+        return *self.steps(), _pair(self.C), ops.convert_to_tensor(self.D)
 
     def mix_step(self, x, states, mask):
-        h = self._check_state(x, "b d", states[0])
-        inputs = ops.cast(x, self.state_dtype)
-        transition, B = self.steps()
-        across = chunked_recurrence.of_channels
-        after = across(transition.forward(across(h)))
-        after = after + ops.expand_dims(inputs, -1) * B
-        y = ops.sum(after * self._output_rows(), axis=-1) + self.D * inputs
-        if mask is not None:
-            after = ops.where(ops.reshape(mask, (-1, 1, 1)), after, h)
-        return self._leave(ops.cast(y, x.dtype)), (after,)
-
-    def _output_rows(self):
-        """`C` as it acts on `[real; imag]` of one of each pair, `(d, 2n)`."""
-        real, imag = _pair(self.C)
-        return 2 * ops.concatenate([real, -imag], axis=-1)
+        y, h = ssm_scan_step(x, *self._recurrence(), state=states[0], mask=mask)
+        return self._leave(y), (h,)
 
     def _leave(self, y):
         # The papers' GELU, not its approximation.

@@ -12,6 +12,7 @@ from keras_ssm.ops.fft_conv import fft_conv
 from keras_ssm.ops.linear_scan import linear_scan, linear_scan_step
 from keras_ssm.ops.selective_scan import selective_scan, selective_scan_step
 from keras_ssm.ops.ssm_conv import s4_conv_kernel, s4d_conv_kernel
+from keras_ssm.ops.ssm_scan import ssm_scan, ssm_scan_step
 
 __all__ = [
     "causal_conv1d",
@@ -26,5 +27,7 @@ __all__ = [
     "selective_scan",
     "selective_scan_step",
     "show_implementations",
+    "ssm_scan",
+    "ssm_scan_step",
     "use_implementation",
 ]

@@ -39,7 +39,7 @@ def discretize(
         bilinear:  Ā = (1 + dt A/2) / (1 - dt A/2),  B̄ = dt / (1 - dt A/2) * B
 
     It is the recurrence whose convolution kernel `s4d_conv_kernel` computes;
-    `linear_scan` and `linear_scan_step` run it.
+    `ssm_scan` and `ssm_scan_step` run it.
 
     Args:
         dt: Step sizes, `(d,)`.
@@ -64,6 +64,7 @@ def discretize(
 
     ```python
     A_bar, B_bar = discretize(dt, A, B)
+    y = ssm_scan(x, A_bar, B_bar, C, D)
     ```
 
     Reference:
@@ -83,11 +84,8 @@ def discretize(
 def _dplr_spec(dt, A, P, B, *, rate=1.0, implementation=None):
     check_system("discretize_dplr", dt, rate, A=A, P=P, B=B)
     d, n = A[0].shape
-    dtype = accumulation_dtype(dt)
-    return (
-        keras.KerasTensor((d, 2 * n, 2 * n), dtype),
-        keras.KerasTensor((d, 2 * n), dtype),
-    )
+    A_bar = keras.KerasTensor((d, 2 * n, 2 * n), accumulation_dtype(dt))
+    return A_bar, tuple(_like(A[0], dt) for _ in range(2))
 
 
 @symbolic(_dplr_spec)
@@ -99,9 +97,9 @@ def discretize_dplr(
         h' = (A - P P*) h + B x    ->    h[t] = Ā h[t-1] + B̄ x[t]
 
     by the bilinear rule. It is the recurrence whose convolution kernel
-    `s4_conv_kernel` computes. Each of the `n` numbers stands for itself and
-    its conjugate, so that the state is kept as the `2n` real numbers
-    `[real; imag]`, with `y = sum(concat([2 real(C), -2 imag(C)]) * h)`.
+    `s4_conv_kernel` computes; `ssm_scan` and `ssm_scan_step` run it. Each of
+    the `n` numbers stands for itself and its conjugate, which `P` mixes: Ā is
+    a matrix that acts on the `2n` real numbers `[real; imag]`.
 
     Args:
         dt: Step sizes, `(d,)`.
@@ -112,12 +110,19 @@ def discretize_dplr(
         implementation: `None` chooses; a name is strict.
 
     Returns:
-        `(A_bar, B_bar)`, real, `(d, 2n, 2n)` and `(d, 2n)`, in float32, in
-        float64 where `dt` is.
+        `(A_bar, B_bar)`: real matrices `(d, 2n, 2n)` and a pair of `(d, n)`,
+        in float32, in float64 where `dt` is.
 
     Raises:
         ValueError: If shapes do not fit, or the rate is not positive.
         TypeError: If an input is not floating.
+
+    Example:
+
+    ```python
+    A_bar, B_bar = discretize_dplr(dt, A, P, B)
+    y = ssm_scan(x, A_bar, B_bar, C, D)
+    ```
 
     Reference:
         [Gu et al., 2021](https://arxiv.org/abs/2111.00396), section 2.3 and
@@ -125,9 +130,10 @@ def discretize_dplr(
     """
     tensors = check_system("discretize_dplr", dt, rate, A=A, P=P, B=B)
     dt, *parts = convert(*tensors)
-    return dispatch.run(
+    A, *B = dispatch.run(
         "discretize_dplr", canonical(dt, rate, parts), {}, implementation
     )
+    return A, tuple(B)
 
 
 def check_system(op, dt, rate, **numbers):

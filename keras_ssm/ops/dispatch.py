@@ -92,6 +92,8 @@ PREFERENCES = {
             "selective_scan_step",
             "causal_conv1d_step",
             "linear_scan_step",
+            "ssm_scan",
+            "ssm_scan_step",
             "s4d_conv_kernel",
             "s4_conv_kernel",
             "discretize",

@@ -166,6 +166,27 @@ def s4_conv_kernel(dt, A, P, B, C, length, *, rate=1.0):
     return kernel
 
 
+def ssm_scan(
+    x, A, B, C, D=None, *, initial_state=None, mask=None, reverse=False
+):
+    """The time-invariant scan; see `keras_ssm.ops.ssm_scan`."""
+    (real, imag), C = _float64(*B), _number(C)
+    B = np.concatenate([real, imag], axis=-1)
+    x, D, h = _float64(x, D, initial_state)
+    b, l, d = x.shape
+    h = np.zeros((b, *B.shape)) if h is None else h
+    D = np.zeros(d) if D is None else D
+    A = as_matrices(_number(A)) if isinstance(A, tuple) else _float64(A)[0]
+    y = np.zeros((b, l, d))
+    for t, live, _ in _steps(b, l, mask, None, reverse):
+        step = (A @ h[..., None])[..., 0] + B * x[:, t, :, None]
+        h = np.where(live[:, None, None], step, h)
+        real, imag = np.split(h, 2, axis=-1)
+        out = 2 * (C * (real + 1j * imag)).sum(-1).real + D * x[:, t]
+        y[:, t] = np.where(live[:, None], out, 0)
+    return y, h
+
+
 def silu(x):
     """x * sigmoid(x)."""
     return x * np.exp(-np.logaddexp(0, -x))
@@ -175,6 +196,15 @@ def per_channel(v, d):
     """Spreads groups over their channels: (b, l, [g,] n) -> (b, l, d, n)."""
     v = v[:, :, None] if v.ndim == 3 else v
     return np.repeat(v, d // v.shape[2], axis=2)
+
+
+def as_matrices(diagonal):
+    """What multiplies `[real; imag]` by complex numbers `(d, n)`."""
+    real, imag = (
+        v[..., None] * np.eye(v.shape[-1])
+        for v in (diagonal.real, diagonal.imag)
+    )
+    return np.block([[real, -imag], [imag, real]])
 
 
 def _steps(b, l, mask, segment_ids, reverse):

@@ -28,7 +28,7 @@ from keras_ssm.layers import (
     S4DInv,
     S4DLin,
     S4DReal,
-    chunked_recurrence,
+    state_space,
 )
 
 # More than two chunks of 64 steps, the last not full.
@@ -271,10 +271,10 @@ def test_the_future_reaches_the_past_in_a_bidirectional_layer_only():
 
 @each_system
 def test_the_convolution_runs_unless_there_are_states(system, monkeypatch):
-    def run(*args):
+    def run(*args, **options):
         raise AssertionError("a recurrence ran")
 
-    monkeypatch.setattr(chunked_recurrence, "run", run)
+    monkeypatch.setattr(state_space, "ssm_scan", run)
     layer = build(system)
     layer(sequences())
     for options, call in (
@@ -315,6 +315,36 @@ def test_tensorflow_traces_an_unknown_length(system, mode):
         x = sequences(size)
         expected = as_array(layer(x))
         assert_close(traced(x), expected, "float32", "gradient")
+
+
+@pytest.mark.parametrize("system", ("zoh", "dplr"))
+@pytest.mark.skipif(BACKEND != "torch", reason="about PyTorch's exporter")
+def test_pytorch_exports_an_unknown_length(system):
+    import torch
+
+    class Module(torch.nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return self.layer(x)
+
+    def export(layer):
+        shapes = {0: torch.export.Dim("b"), 1: torch.export.Dim("length")}
+        x = torch.tensor(sequences(20))
+        return torch.export.export(
+            Module(layer), (x,), dynamic_shapes=(shapes,)
+        )
+
+    layer = build(system)
+    program = export(layer).module()
+    for size, batch in ((1, 1), (64, 2), (LONG, 3)):
+        x = torch.tensor(sequences(size, batch))
+        expected = as_array(layer(x))
+        assert_close(program(x), expected, "float32", "gradient")
+    with pytest.raises(NotImplementedError, match="no kernel of unknown"):
+        export(twin(layer, mode="convolution"))
 
 
 @each_system

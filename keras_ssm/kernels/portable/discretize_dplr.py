@@ -15,4 +15,6 @@ def discretize_dplr(dt, A, A_imag, P, P_imag, B, B_imag):
     change, B = discretization.dplr_steps(
         dt, (A, A_imag), (P, P_imag), (B, B_imag)
     )
-    return change + ops.eye(B.shape[-1], dtype=B.dtype), B
+    A = change + ops.eye(B.shape[-1], dtype=B.dtype)
+    n = P.shape[-1]
+    return A, B[:, :n], B[:, n:]

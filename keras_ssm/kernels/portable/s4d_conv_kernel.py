@@ -6,14 +6,17 @@ The powers of `Ā` up to the length are those of `q` steps times those below
 fewer powers than `(d, n, l)` are ever computed or kept.
 """
 
+import keras
 from keras import ops
 
 from keras_ssm.kernels import discretization as rules
 from keras_ssm.kernels import exact, pairs
 
 
-def unsupported(*tensors, **options):
-    """Nothing: it runs on every backend."""
+def unsupported(*tensors, length, rule):
+    """A length that PyTorch's exporter does not know."""
+    if keras.config.backend() == "torch" and not isinstance(length, int):
+        return "PyTorch exports no kernel of unknown length"
     return None
 
 
