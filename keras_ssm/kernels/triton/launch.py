@@ -78,6 +78,16 @@ def processors(device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
+def limits_registers(device) -> bool:
+    """Whether more programs at once are worth registers that spill.
+
+    They are on an H100; elsewhere nobody has measured it.
+    """
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (9, 0)
+
+
 def run(
     kernel,
     programs: int,
@@ -93,11 +103,11 @@ def run(
         programs: How many programs there are.
         *arguments: Its arguments.
         warps: Warps of a program.
-        registers: The most registers of a lane, on GPUs from NVIDIA.
+        registers: The most registers of a lane, where `limits_registers`.
         **constants: Its compile-time arguments.
     """
     device = arguments[0].device
-    if registers is not None and torch.version.hip is None:
+    if registers is not None and limits_registers(device):
         constants["maxnreg"] = registers
     place = contextlib.nullcontext()
     if device.type == "cuda":
