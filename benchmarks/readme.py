@@ -12,6 +12,7 @@ import pathlib
 import re
 
 import report
+import signals
 import text_classification
 
 from keras_ssm.ops.dispatch import PREFERENCES
@@ -41,9 +42,7 @@ PICTURES = {
 # without one, or only *claimed*.
 EVIDENCE = {
     ("torch", "cpu"): "run",
-    ("torch", "gpu"): (
-        "run (H100), but for `linear_scan`; interpreted and compiled in CI"
-    ),
+    ("torch", "gpu"): "run (H100); interpreted and compiled in CI",
     ("jax", "cpu"): "run",
     ("jax", "gpu"): "run in part (H100); interpreted and lowered in CI",
     ("jax", "tpu"): "interpreted and lowered",
@@ -106,7 +105,7 @@ def _cell(names):
 
 def figures():
     """The tables of the benchmarks that have been run."""
-    parts = [_speed(), _accuracy()]
+    parts = [_speed(), _accuracy(), _signals()]
     return "\n".join(part for part in parts if part)
 
 
@@ -153,6 +152,17 @@ def _accuracy():
             + "\n"
         )
     return "\n".join(parts)
+
+
+def _signals():
+    record = json.loads(signals.RECORD.read_text())
+    return (
+        "Signals (`examples/sequential_pixels.py`, `examples/raw_audio.py`, "
+        "`benchmarks/signals.py`, signals.json):\n\n"
+        "![Learning curves](benchmarks/results/signals.png)\n\n"
+        + signals.table(record)
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -190,6 +190,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser,
         width=64,
         depth=4,
+        state_dim=64,
         dropout=0.1,
         seconds=0.0,
         epochs=30,
