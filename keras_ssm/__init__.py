@@ -2,10 +2,13 @@
 
 from keras_ssm import layers, ops, optimizers
 from keras_ssm.ops import show_implementations, use_implementation
+from keras_ssm.serving import Stream, export
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "Stream",
+    "export",
     "layers",
     "ops",
     "optimizers",

@@ -28,6 +28,12 @@ def lint(path, source):
     [
         ("models", "import torch"),
         ("models", "from keras_ssm.kernels import border"),
+        ("serving", "import tensorflow"),
+        ("serving/formats", "import torch"),
+        ("serving/formats", "from keras_ssm.kernels import border"),
+        ("layers", "from keras_ssm.serving import Stream"),
+        ("ops", "from keras_ssm.serving import Stream"),
+        ("kernels", "from keras_ssm.serving import Stream"),
         ("layers", "import jax"),
         ("layers", "import jax.numpy as jnp"),
         ("layers", "from tensorflow import function"),
@@ -45,7 +51,7 @@ def lint(path, source):
         ("kernels", "from keras_ssm.layers import Mamba"),
         *(
             (floor, f"{statement} keras.src{rest}")
-            for floor in ("models", "layers", "ops", "kernels")
+            for floor in ("serving", "models", "layers", "ops", "kernels")
             for statement, rest in (
                 ("import", ""),
                 ("import", ".backend"),
@@ -63,6 +69,8 @@ def test_an_import_against_the_layering_is_reported(floor, source):
     ("path", "source"),
     [
         ("keras_ssm/layers/x.py", "from keras_ssm.ops import selective_scan"),
+        ("keras_ssm/serving/x.py", "from keras_ssm.layers import Mamba"),
+        ("keras_ssm/serving/formats/x.py", "import tensorflow"),
         ("keras_ssm/kernels/lax/x.py", "import jax"),
         ("keras_ssm/kernels/torch/x.py", "import torch"),
         ("keras_ssm/kernels/lax/x.py", "from keras_ssm.kernels import border"),

@@ -122,11 +122,9 @@ class SequenceLayer(keras.layers.Layer):
     ):
         # Keras fills `mask` if the sequences come alone, `sequences_mask` if
         # they come with an initial state.
-        mask = sequences_mask if mask is None else mask
-        x = ops.cast(sequences, self.output_dtype)
-        if mask is not None:
-            mask = ops.cast(mask, "bool")
-        x = _select(mask, x)
+        x, mask = self._select_input(
+            sequences, sequences_mask if mask is None else mask
+        )
         states = self._initial_states(x, initial_state)
         y, states = self.mix(x, states, mask, self.go_backwards, training)
         if self.stateful:
@@ -134,6 +132,12 @@ class SequenceLayer(keras.layers.Layer):
                 variable.assign(state)
         y = self._select_output(_select(mask, y), mask)
         return (y, *states) if self.return_state else y
+
+    def _select_input(self, sequences, mask):
+        """The sequences with masked steps set to 0, and a boolean mask."""
+        if mask is not None:
+            mask = ops.cast(mask, "bool")
+        return _select(mask, ops.cast(sequences, self.output_dtype)), mask
 
     def _initial_states(self, x, initial_state):
         if initial_state is not None:
@@ -205,6 +209,23 @@ class SequenceLayer(keras.layers.Layer):
         states = self._check_states(state, x.shape[-1])
         x = _select(mask, x)
         y, states = self.mix_step(x, states, mask)
+        return _select(mask, y), tuple(states)
+
+    def steps(self, x, state, mask=None):
+        """Processes the next time steps, as `step` would one after another.
+
+        Args:
+            x: Inputs of the steps, `(b, l, d)`.
+            state: States, as from `get_initial_state` or earlier steps. They
+                are not changed.
+            mask: Boolean, `(b, l)`. Masked steps are skipped and give 0.
+
+        Returns:
+            `(y, state)`: the outputs `(b, l, d)`, and a tuple of states.
+        """
+        states = self._check_states(state, x.shape[-1])
+        x, mask = self._select_input(x, mask)
+        y, states = self.mix(x, states, mask, False, False)
         return _select(mask, y), tuple(states)
 
     def get_initial_state(self, batch_size):

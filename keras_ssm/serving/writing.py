@@ -1,0 +1,158 @@
+"""Writes an exported file on the TensorFlow backend, and tries it."""
+
+import keras
+import numpy as np
+
+from keras_ssm.ops import use_implementation
+from keras_ssm.serving.endpoints import make_endpoints
+from keras_ssm.serving.formats import FORMATS
+from keras_ssm.serving.samples import all_layers
+from keras_ssm.serving.signature import flat_inputs, inputs_of, is_sequence
+from keras_ssm.serving.stream import Stream
+
+
+def write(model, path, format, names, samples) -> None:
+    """Writes a model to `path`, where nothing is yet.
+
+    Args:
+        model: The model, on the TensorFlow backend.
+        path: Where to.
+        format: One of `FORMATS`.
+        names: Names of the endpoints.
+        samples: Pairs of flat inputs and outputs that the file is tried on.
+
+    Raises:
+        NotImplementedError: If the format cannot hold the model.
+        RuntimeError: If the file gives something else than the model.
+    """
+    endpoints = make_endpoints(model, names)
+    with use_implementation("xla"):
+        FORMATS[format].write(model, endpoints, path)
+    served = FORMATS[format].load(path, endpoints)
+    for inputs, expected in samples:
+        trial = _Trial(model, served, inputs, expected)
+        if "serve" in served:
+            trial.whole()
+        if "step" in served:
+            trial.step_by_step()
+        if "steps" in served:
+            trial.in_pieces()
+
+
+def run(model, inputs) -> list:
+    """The flat outputs of a model for flat inputs, as arrays."""
+    x = keras.tree.pack_sequence_as(inputs_of(model), inputs)
+    return as_arrays(model.predict_on_batch(x))
+
+
+def as_arrays(outputs) -> list:
+    """Tensors of any framework as flat arrays, half precision as float32."""
+    return [
+        _as_array(tensor).astype("float32", copy=False)
+        for tensor in keras.tree.flatten(outputs)
+    ]
+
+
+def _as_array(tensor):
+    if keras.ops.is_tensor(tensor):
+        return keras.ops.convert_to_numpy(tensor)
+    return np.asarray(tensor)
+
+
+class _Trial:
+    """An exported file on one sample.
+
+    Args:
+        model: The model that was exported.
+        served: The endpoints of the file, by name.
+        inputs: Flat inputs.
+        expected: The flat outputs of the model.
+    """
+
+    def __init__(self, model, served, inputs, expected):
+        self.model, self.served = model, served
+        self.inputs, self.expected = inputs, expected
+        self.sequences = [is_sequence(v) for v in flat_inputs(model)]
+
+    def whole(self):
+        y = self.served["serve"](self._pack(self.inputs))
+        self._compare("serve", as_arrays(y))
+
+    def step_by_step(self):
+        pieces = [self._take(t) for t in range(self._length())]
+        self._stream("step", pieces)
+
+    def in_pieces(self):
+        length = self._length()
+        cuts = sorted({0, length // 3, length // 3 + 1, length})
+        pieces = [
+            self._take(slice(*piece))
+            for piece in zip(cuts, cuts[1:], strict=False)
+        ]
+        self._stream("steps", pieces)
+
+    def _stream(self, name, pieces):
+        stream = Stream(self.model)
+        rows = len(self.inputs[0])
+        if "init" in self.served:
+            state = self.served["init"](np.int32(rows))
+        else:
+            state = {
+                key: np.zeros((rows, *shape), dtype)
+                for key, (shape, dtype) in stream.state_shapes.items()
+            }
+        found = []
+        for x in pieces:
+            results = dict(self.served[name](x, state))
+            state = {key: results.pop(key) for key in state}
+            found.append(as_arrays(results))
+        join = np.stack if name == "step" else np.concatenate
+        outputs = [
+            join(parts, axis=1) if sequence else parts[-1]
+            for parts, sequence in zip(
+                zip(*found, strict=True), stream.gives_sequences, strict=True
+            )
+        ]
+        self._compare(name, outputs)
+
+    def _compare(self, name, outputs):
+        for y, expected in zip(outputs, self.expected, strict=True):
+            scale = max(1.0, np.abs(expected).max())
+            error = np.abs(y - expected).max() / scale
+            # Not `>`: NaN is an error.
+            if not error <= self._tolerance():
+                raise RuntimeError(
+                    f"`export`: {name!r} of the file differs from the model by "
+                    f"{error:.1e} of its largest output. The layers of the "
+                    f"model are {_names(self.model)}. Nothing was written; "
+                    'the format "tf_saved_model" is the one that holds most.'
+                )
+
+    def _tolerance(self):
+        halves = ("float16", "bfloat16")
+        dtypes = {layer.compute_dtype for layer in all_layers(self.model)}
+        return 5e-2 if dtypes.intersection(halves) else 1e-4
+
+    def _length(self):
+        return max(
+            v.shape[1]
+            for v, sequence in zip(self.inputs, self.sequences, strict=True)
+            if sequence
+        )
+
+    def _take(self, steps):
+        return self._pack(
+            [
+                v[:, steps] if sequence else v
+                for v, sequence in zip(self.inputs, self.sequences, strict=True)
+            ]
+        )
+
+    def _pack(self, values):
+        return keras.tree.pack_sequence_as(inputs_of(self.model), values)
+
+
+def _names(model):
+    return ", ".join(
+        f"{type(layer).__name__} {layer.name!r}" for layer in model.layers
+    )
