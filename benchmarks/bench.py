@@ -128,10 +128,10 @@ class Run:
         dtype = self.settings.dtype
         found = worker.ask("candidates", part=part, case=case, dtype=dtype)
         for what, name in found.get("keys", ()):
-            if name in self.settings.left_out:
+            if self.settings.leaves_out(part, name):
                 continue
             row = dict(part=part, case=case, backend=backend)
-            row |= dict(what=what, name=name)
+            row |= dict(what=what, name=name, length=found["length"])
             self.rows.append(row)
             answer = worker.ask("prepare", key=(what, name))
             if "fixed" in answer:

@@ -51,7 +51,7 @@ def _models(run, worker, backend):
     return [
         name
         for name in chosen
-        if name in names and name not in run.settings.left_out
+        if name in names and not run.settings.leaves_out("layer", name)
     ]
 
 

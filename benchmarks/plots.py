@@ -2,7 +2,8 @@
 
     python benchmarks/plots.py [results/bench.json]
 
-Writes `<name>_lengths.png` and `<name>_peers.png` beside the record.
+Writes `<name>_lengths.png`, `<name>_peers.png` and `<name>_forms.png` beside
+the record.
 """
 
 import json
@@ -11,8 +12,8 @@ import sys
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-from rows import BOTH, Rows, is_limit
-from settings import MAIN
+from rows import BOTH, Rows, form, is_limit
+from settings import LINEAR, MAIN
 
 HERE = pathlib.Path(__file__).resolve().parent
 BACKENDS = {"torch": "PyTorch", "jax": "JAX", "tensorflow": "TensorFlow"}
@@ -22,11 +23,20 @@ MODELS = {
     "LSTM": dict(color="#b5541c", marker="s"),
     "attention": dict(color="#3b4cc0", marker="^"),
 }
+FORMS = {
+    "convolution": dict(color="#0b6e4f", marker="o", linewidth=2.4),
+    "chunks": dict(color="#3b4cc0", marker="^"),
+    "scan": dict(color="#b5541c", marker="s"),
+}
 OURS, PEERS, LIMIT = "#0b6e4f", "#9aa5b1", "#d9b44a"
 PEER_PLOTS = {
-    ("recurrence", "forward"): "Recurrence, forward",
-    ("recurrence", BOTH): "Recurrence, forward and backward",
-    ("layer", BOTH): "Layer, forward and backward",
+    ("recurrence", MAIN, "forward"): "Recurrence, forward",
+    ("recurrence", MAIN, BOTH): "Recurrence, forward and backward",
+    ("layer", MAIN, BOTH): "Layer, forward and backward",
+    **{
+        ("linear_scan", case, BOTH): f"Linear scan, {kind}, both passes"
+        for kind, case in LINEAR.items()
+    },
 }
 
 
@@ -34,7 +44,8 @@ def main():
     path = HERE / "results" / "bench.json"
     path = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else path
     record = json.loads(path.read_text())
-    for name, draw in {"lengths": lengths, "peers": peers}.items():
+    pictures = {"lengths": lengths, "peers": peers, "forms": forms}
+    for name, draw in pictures.items():
         figure = draw(Rows(record))
         if figure is not None:
             target = path.with_name(f"{path.stem}_{name}.png")
@@ -43,20 +54,30 @@ def main():
 
 
 def lengths(rows):
+    """Mamba, LSTM and attention against length."""
+    return _against_length(rows, "length", MODELS, _model)
+
+
+def forms(rows):
+    """The forms of a linear system against length."""
+    return _against_length(rows, "system", FORMS, form)
+
+
+def _against_length(rows, part, styles, title_of):
     """Time and peak memory against length, a column for each backend."""
-    backends = [b for b in BACKENDS if rows.where(part="length", backend=b)]
+    backends = [b for b in BACKENDS if rows.where(part=part, backend=b)]
     if not backends:
         return None
     figure = Figure(figsize=(3.4 * len(backends), 5.6), layout="constrained")
     axes = figure.subplots(2, len(backends), sharex=True, sharey="row")
     axes = axes.reshape(2, len(backends))
     for column, backend in enumerate(backends):
-        found = rows.where(part="length", backend=backend)
+        found = rows.where(part=part, backend=backend, what=BOTH)
         axes[0, column].set_title(BACKENDS[backend])
         for axis, field in zip(
             axes[:, column], ("min_ms", "peak_mb"), strict=True
         ):
-            _draw_models(axis, found, field)
+            _draw_lines(axis, found, field, styles, title_of)
         axes[1, column].set_xlabel("length")
     axes[0, 0].set_ylabel("forward and backward, ms")
     axes[1, 0].set_ylabel("peak memory, MB")
@@ -64,12 +85,12 @@ def lengths(rows):
     return figure
 
 
-def _draw_models(axis, rows, field):
-    for title, style in MODELS.items():
+def _draw_lines(axis, rows, field, styles, title_of):
+    for title, style in styles.items():
         points = [
             (row["length"], row[field])
             for row in rows
-            if _model(row["name"]) == title and row.get(field)
+            if title_of(row) == title and row.get(field)
         ]
         if points:
             axis.plot(*zip(*points, strict=True), label=title, **style)
@@ -83,7 +104,8 @@ def _draw_models(axis, rows, field):
     axis.set_axisbelow(True)
 
 
-def _model(name):
+def _model(row):
+    name = row["name"]
     if name.startswith("keras_ssm"):
         return "Mamba (keras_ssm)"
     return "LSTM" if name.endswith("LSTM") else name
@@ -98,13 +120,18 @@ def peers(rows):
     backends = [b for b in BACKENDS if rows.where(case=MAIN, backend=b)]
     if not backends:
         return None
-    size = (4.6 * len(backends), 2.6 * len(PEER_PLOTS))
+    plots = {
+        key: title
+        for key, title in PEER_PLOTS.items()
+        if rows.where(part=key[0], case=key[1], what=key[2])
+    }
+    size = (4.6 * len(backends), 2.6 * len(plots))
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(len(PEER_PLOTS), len(backends), sharex="row")
-    axes = axes.reshape(len(PEER_PLOTS), len(backends))
-    for line, ((part, what), title) in enumerate(PEER_PLOTS.items()):
+    axes = figure.subplots(len(plots), len(backends), sharex="row")
+    axes = axes.reshape(len(plots), len(backends))
+    for line, ((part, case, what), title) in enumerate(plots.items()):
         for column, backend in enumerate(backends):
-            found = rows.where(part=part, what=what, case=MAIN, backend=backend)
+            found = rows.where(part=part, what=what, case=case, backend=backend)
             _draw_bars(axes[line, column], found)
             axes[line, column].set_title(
                 f"{BACKENDS[backend]}: {title}", fontsize=9

@@ -20,8 +20,10 @@ HELD = 2**23
 WINDOW = 8192
 
 CHANNEL_AXES = {
-    **dict.fromkeys(("x", "dt", "z"), 2),
-    **dict.fromkeys(("A", "D", "dt_bias", "bias"), 0),
+    **dict.fromkeys(("x", "dt", "a", "z"), 2),
+    **dict.fromkeys(("A", "D", "dt_bias", "bias", "constant_a"), 0),
+    # Those of `system.py`.
+    **dict.fromkeys(("log_dt", "A_log", "A_imag", "C_real", "C_imag"), 0),
     "weight": 1,
 }
 
@@ -35,7 +37,7 @@ class Problem:
     gradients of everything, also of what is summed over channels.
 
     Args:
-        op: "selective_scan" or "causal_conv1d".
+        op: "selective_scan", "causal_conv1d" or "linear_scan".
         case: The case, without mask, segments and state.
         dtype: Dtype of the tensors.
         bare: Whether to ask for the recurrence alone, `x, dt, A, B, C`.
@@ -48,36 +50,61 @@ class Problem:
         self.op, self.case, self.dtype, self.bare = op, case, dtype, bare
         self._checked = checked
         drawn = dataclasses.replace(case, l=_period(case))
-        arrays, self.options = cases.make_inputs(op, drawn)
-        if bare:
+        arrays, dy = self.draw(drawn)
+        self._arrays = harness.rounded(arrays, dtype)
+        self._dy = harness.rounded({"dy": dy}, dtype)["dy"]
+        # What is constant is known by another name to the reference.
+        self._names = {n.removeprefix("constant_"): n for n in arrays}
+        window = WINDOW if self.forgets else case.l
+        self._sample = _Sample(case, window, self._pairs)
+
+    @property
+    def forgets(self) -> bool:
+        """Whether a state has forgotten what was half a `WINDOW` before."""
+        return self.op != "linear_scan"
+
+    def draw(self, case):
+        """Sets `options`, and returns the arrays and a gradient of y."""
+        arrays, self.options = cases.make_inputs(self.op, case)
+        self._pairs = self.options.pop("complex", ())
+        if self.bare:
             arrays = _bare(arrays, self.options)
             self.options = {**self.options, "dt_softplus": False}
-        (self._dy, _) = cases.make_cotangents(op, drawn)
-        self._arrays = harness.rounded(arrays, dtype)
-        self._dy = harness.rounded({"dy": self._dy}, dtype)["dy"]
-        self._sample = _Sample(case)
+        return arrays, cases.make_cotangents(self.op, case)[0]
+
+    def solve(self, case, arrays, dy, dtype):
+        """The reference of a case: an `oracle.Result`."""
+        state = np.zeros_like(cases.make_cotangents(self.op, case)[1])
+        options = {**self.options, "complex": self._pairs}
+        return oracle.solve(self.op, arrays, options, (dy, state), dtype)
 
     @functools.cached_property
     def arguments(self) -> dict:
-        """The tensors, by name."""
-        return {
-            name: self._long(name, tensor)
-            for name, tensor in harness.tensors(
-                self._arrays, self.dtype
-            ).items()
-        }
+        """The tensors by name, complex numbers as pairs."""
+        tensors = harness.tensors(self._arrays, self.dtype)
+        tensors = {name: self._long(name, v) for name, v in tensors.items()}
+        return self._as_pairs(tensors)
 
     @functools.cached_property
     def dy(self):
-        """A random gradient with respect to y, `(b, l, d)`."""
-        return self._long("x", harness.tensor(self._dy, self.dtype))
+        """A random gradient with respect to y, `(b, l, d)`, or a pair."""
+        return self._as_pairs({"x": self._all_of_dy()})["x"]
 
     def sampled_dy(self):
         """The same, 0 outside of the sample."""
-        b, l, d = self.dy.shape
-        mask = self._sample.mask(b, l, d)
-        masks = (keras.ops.convert_to_tensor(m, self.dtype) for m in mask)
-        return functools.reduce(keras.ops.multiply, masks, self.dy)
+        dy = self._all_of_dy()
+        masks = (
+            keras.ops.convert_to_tensor(mask, self.dtype)
+            for mask in self._sample.mask(*dy.shape)
+        )
+        dy = functools.reduce(keras.ops.multiply, masks, dy)
+        return self._as_pairs({"x": dy})["x"]
+
+    def _all_of_dy(self):
+        return self._long("x", harness.tensor(self._dy, self.dtype))
+
+    def _as_pairs(self, tensors):
+        return harness.as_arguments(tensors, {"complex": self._pairs})[0]
 
     def error(self, y, gradients=None) -> float | None:
         """The largest relative error, of y and of every gradient.
@@ -90,13 +117,15 @@ class Problem:
         expected = self._solve("float64")
         found = {"y": (y, expected.y, "forward")}
         for name, gradient in (gradients or {}).items():
+            name = self._names[name]
             found[name] = gradient, expected.gradients[name], "gradient"
         return max(self._error_of(name, *v) for name, v in found.items())
 
     def _error_of(self, name, actual, expected, kind):
         wide = name in harness.FLOAT32_PARAMETERS
         tolerance = TOLERANCES["float32" if wide else self.dtype][kind]
-        actual = as_array(self._sample.of_tensor(name, actual))
+        actual = self._sample.of_tensor(name, harness.side_by_side(actual))
+        actual = as_array(actual)
         if name == "y":
             compared = self._sample.compared
             actual, expected = actual[:, -compared:], expected[:, -compared:]
@@ -128,10 +157,7 @@ class Problem:
         }
         dy = sample.of_array("x", self._dy).copy()
         dy[:, : -sample.compared] = 0
-        state = np.zeros_like(
-            cases.make_cotangents(self.op, sample.as_case(self.case))[1]
-        )
-        return oracle.solve(self.op, arrays, self.options, (dy, state), dtype)
+        return self.solve(sample.as_case(self.case), arrays, dy, dtype)
 
     def _long(self, name, tensor):
         repeats = self.case.l // self._dy.shape[1]
@@ -141,16 +167,23 @@ class Problem:
 
 
 class _Sample:
-    """Some rows and channels of a case, and its last steps."""
+    """Some rows and channels of a case, and its last steps.
 
-    def __init__(self, case):
-        self.window = min(case.l, WINDOW)
-        self.compared = case.l if case.l <= WINDOW else WINDOW // 2
-        self._length = case.l
+    Args:
+        case: The case.
+        window: How many steps a state depends on, and as many to compare.
+        pairs: Names of what has two channels for each of the case.
+    """
+
+    def __init__(self, case, window, pairs):
+        self.window = min(case.l, window)
+        self.compared = case.l if case.l <= window else window // 2
+        self._length, self._pairs = case.l, pairs
         self._rows = _spread(case.b, 2)
         self._channels = _spread(
             case.d, max(2, HELD // (len(self._rows) * self.window * case.n))
         )
+        self._imaginary = self._channels + case.d
 
     def as_case(self, case):
         sizes = dict(b=len(self._rows), d=len(self._channels), l=self.window)
@@ -159,7 +192,7 @@ class _Sample:
     def mask(self, b, l, d):
         """What is in the sample, along each axis of y."""
         rows, steps, channels = np.zeros(b), np.zeros(l), np.zeros(d)
-        rows[self._rows] = channels[self._channels] = 1
+        rows[self._rows] = channels[self._channels_of("x")] = 1
         steps[-self.compared :] = 1
         return rows[:, None, None], steps[:, None], channels
 
@@ -171,17 +204,22 @@ class _Sample:
             tensor = keras.ops.take(tensor, self._rows, axis=0)
         if name in CHANNEL_AXES:
             axis = CHANNEL_AXES[name]
-            tensor = keras.ops.take(tensor, self._channels, axis=axis)
+            tensor = keras.ops.take(tensor, self._channels_of(name), axis=axis)
         return tensor
 
     def of_array(self, name, array):
         """Of an argument, which may yet have to be repeated over time."""
         if name in CHANNEL_AXES:
-            array = array.take(self._channels, CHANNEL_AXES[name])
+            array = array.take(self._channels_of(name), CHANNEL_AXES[name])
         if name in cases.PER_STEP:
             steps = np.arange(self._length - self.window, self._length)
             array = array[self._rows].take(steps, 1, mode="wrap")
         return array
+
+    def _channels_of(self, name):
+        if name not in self._pairs:
+            return self._channels
+        return np.concatenate([self._channels, self._imaginary])
 
 
 def _bare(arrays, options):

@@ -36,6 +36,7 @@ PLATFORMS = {
 PICTURES = {
     "lengths": "Time and peak memory against length",
     "peers": "Ours, peers and limits",
+    "forms": "A linear system as a convolution, in chunks and as a scan",
 }
 
 # What is known of each row: *run* on such a device, *interpreted or lowered*
@@ -134,7 +135,8 @@ def _speed_of(path):
         for name, text in PICTURES.items()
         if (picture := path.with_name(f"{path.stem}_{name}.png")).exists()
     ]
-    return "\n\n".join([*parts, report.targets_table(record)]) + "\n"
+    parts += [report.forms_table(record), report.targets_table(record)]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _accuracy():

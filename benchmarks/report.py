@@ -9,7 +9,17 @@ import sys
 
 import targets
 import targets_gpu
-from rows import OURS, Rows, crossover, decode_crossover, is_limit
+from rows import (
+    BOTH,
+    FORWARD,
+    OURS,
+    Rows,
+    crossover,
+    decode_crossover,
+    form,
+    forms,
+    is_limit,
+)
 
 HERE = pathlib.Path(__file__).resolve().parent
 WORDS = {True: "yes", False: "no", None: "not measured"}
@@ -17,7 +27,7 @@ WORDS = {True: "yes", False: "no", None: "not measured"}
 
 def summary(record) -> str:
     """What a run has to say: all tables, that of targets last."""
-    tables = (cases_table, steps_table, lengths_table)
+    tables = (cases_table, steps_table, lengths_table, forms_table)
     parts = [table(record) for table in (*tables, crossovers, targets_table)]
     return "\n\n".join(part for part in parts if part)
 
@@ -40,7 +50,7 @@ def short(record) -> str:
         if ours is not None:
             lines.append(_short_row(where, ours, rows.where(**where)))
     tables = ["\n".join(lines), steps_table(record), lengths_table(record)]
-    tables += [crossovers(record), targets_table(record)]
+    tables += [forms_table(record), crossovers(record), targets_table(record)]
     return "\n\n".join(table for table in tables if table)
 
 
@@ -176,6 +186,37 @@ def lengths_table(record) -> str:
         cells = (of_length.get(length, "") for length in every)
         lines.append(row(f"{backend} {name}", *cells))
     return "\n".join(lines)
+
+
+def forms_table(record) -> str:
+    """Which form of a linear system is the fastest at which length."""
+    rows = Rows(record)
+    every = sorted({found["length"] for found in rows.where(part="system")})
+    if not every:
+        return ""
+    lines = [
+        row("S4D's system at length", *(f"{length:,}" for length in every)),
+        row("---", *["---"] * len(every)),
+    ]
+    for backend in record["devices"]:
+        for what in (FORWARD, BOTH):
+            found = forms(rows, backend=backend, what=what)
+            cells = (_ranking(found.get(length, ())) for length in every)
+            lines.append(row(f"{backend}, {what}", *cells))
+    return "\n".join(lines)
+
+
+def _ranking(found):
+    """The fastest with its time, and how many times as long others take."""
+    if not found:
+        return ""
+    best, *others = found
+    times = [f"{form(best)} {milliseconds(best['min_ms'])} ms"]
+    times += [
+        f"{form(other)} x{milliseconds(other['min_ms'] / best['min_ms'])}"
+        for other in others
+    ]
+    return ", ".join(times)
 
 
 def milliseconds(value) -> str:

@@ -64,6 +64,21 @@ def growth(rows, field, shortest=4096):
     )
 
 
+def forms(rows, **values):
+    """Rows of a linear system in its forms: lists by length, fastest first."""
+    found = {}
+    for row in rows.where(part="system", **values):
+        found.setdefault(row["length"], []).append(row)
+    for of_length in found.values():
+        of_length.sort(key=lambda row: row["min_ms"])
+    return found
+
+
+def form(row):
+    """Which form of a linear system a row is about."""
+    return row["name"].removeprefix(f"{OURS} ")
+
+
 def crossover(rows, backend):
     """The length from which ours trains faster than attention, or `None`."""
     found = rows.where(part="length", backend=backend)

@@ -4,13 +4,21 @@ import dataclasses
 
 # The case of the figures that the project has set itself, at width 384.
 MAIN = "mamba_small_b2_l1024"
+# Linear scans of as many real numbers, `a` another at each step. Where a
+# complex one is the same at all, who composes maps misses the tolerance of the
+# tests: the rounding errors of its powers add up.
+LINEAR = {"real": "real_scan_b2_l1024", "complex": "complex_scan_b2_l1024"}
 SIZES = ("130m", "370m", "790m", "1_4b", "2_8b")
 SHAPES = ("b1_l256", "b8_l256", "b8_l2048", "b1_l8192")
 GPU_SHAPES = ("b64_l256", "b1_l65536", "b1_l1048576")
 # Python loops over time, and maps of every step composed by `keras.ops`.
-SLOW = ("transformers", "keras.ops.associative_scan")
+SLOW = ("transformers", ("recurrence", "keras.ops.associative_scan"))
 # Ours for a GPU: on a CPU they do more work, and take long to compile.
-ASSOCIATIVE = ("keras_ssm lax_associative", "keras_ssm xla_associative")
+ASSOCIATIVE = tuple(
+    (part, f"keras_ssm {name}")
+    for part in ("recurrence", "selective_scan", "layer")
+    for name in ("lax_associative", "xla_associative")
+)
 # A loop over single steps is bound by launches there.
 SLOW_ON_GPU = (
     *("keras.ops.associative_scan", "keras LSTM", "torch.nn.LSTM"),
@@ -33,7 +41,7 @@ class Settings:
             sits out the other rounds.
         length_seconds: A length that would take a peer longer is left out;
             ours may take four times as long.
-        left_out: Names of candidates not to run.
+        left_out: Names of candidates not to run, or `(part, name)`.
         dtype: Dtype of the tensors.
         turns: Whether the backends take turns in each case. They cannot where
             each needs all memory of a GPU: then they follow one another.
@@ -46,9 +54,13 @@ class Settings:
     rounds: int = 5
     most_seconds: float = 5.0
     length_seconds: float = 15.0
-    left_out: tuple[str, ...] = SLOW
+    left_out: tuple[str | tuple[str, str], ...] = SLOW
     dtype: str = "float32"
     turns: bool = True
+
+    def leaves_out(self, part: str, name: str) -> bool:
+        """Whether a candidate is not to run."""
+        return name in self.left_out or (part, name) in self.left_out
 
 
 def _each(parts, sizes, shapes):
@@ -60,6 +72,14 @@ def _each(parts, sizes, shapes):
     )
 
 
+def _linear(names, lengths):
+    """Linear scans, and a linear system at several lengths."""
+    return (
+        *(("linear_scan", LINEAR[name]) for name in names),
+        *(("system", f"s4d_b2_l{length}") for length in lengths),
+    )
+
+
 OPS = ("selective_scan", "causal_conv1d")
 
 SETTINGS = {
@@ -68,13 +88,17 @@ SETTINGS = {
         timed=(
             ("recurrence", "mamba_small_b1_l256"),
             *_each((*OPS, "layer", "step"), ("small",), ("b1_l256",)),
+            *_linear(("complex",), (256,)),
         ),
         alone=(("layer", "mamba_small_b1_l256"),),
         lengths=(64, 256),
         rounds=2,
         most_seconds=0.5,
         length_seconds=2.0,
-        left_out=(*SLOW, *ASSOCIATIVE, "keras LSTM", "mambapy"),
+        left_out=(
+            *(*SLOW, *ASSOCIATIVE, "keras LSTM", "mambapy"),
+            "keras.ops.associative_scan",
+        ),
     ),
     # What has a target.
     "quick": Settings(
@@ -83,8 +107,9 @@ SETTINGS = {
             ("layer", MAIN),
             *_each(OPS, ("small",), ("b2_l1024",)),
             ("step", "mamba_130m_b1_l256"),
+            *_linear(LINEAR, (256, 1024, 4096, 16384)),
         ),
-        alone=(("layer", MAIN),),
+        alone=(("layer", MAIN), *_linear((), (1024, 4096, 16384))),
         lengths=(256, 1024, 4096, 16384, 65536),
         left_out=(*SLOW, *ASSOCIATIVE),
     ),
@@ -95,10 +120,12 @@ SETTINGS = {
             *_each(OPS, ("small",), ("b2_l1024",)),
             *_each((*OPS, "layer"), SIZES, SHAPES),
             *_each(("step",), SIZES, ("b1_l256", "b8_l256")),
+            *_linear(LINEAR, (2**i for i in range(8, 17))),
         ),
         alone=(
             ("recurrence", MAIN),
             ("layer", MAIN),
+            *_linear(LINEAR, (2**i for i in range(8, 17))),
             *_each(("layer",), SIZES, ("b8_l256", "b1_l8192")),
         ),
         lengths=tuple(2**i for i in range(8, 17)),

@@ -6,7 +6,18 @@ their samples: what neighbours on the machine add is never negative.
 
 import dataclasses
 
-from rows import BOTH, FORWARD, Rows, growth, main_case, ratio
+from rows import (
+    BOTH,
+    FORWARD,
+    OURS,
+    Rows,
+    form,
+    forms,
+    growth,
+    main_case,
+    ratio,
+)
+from settings import LINEAR
 
 
 @dataclasses.dataclass
@@ -46,6 +57,8 @@ def targets(record) -> list[Target]:
         *_recurrent_layers(rows),
         *_long_sequences(rows),
         *_steps(rows),
+        *_linear_scans(rows),
+        *_linear_systems(rows),
     ]
 
 
@@ -223,6 +236,54 @@ def _steps(rows):
             Target(
                 f"{backend}, step after 100,000 tokens / after 10",
                 ratio(late, early),
+                1.1,
+            )
+        )
+    return found
+
+
+def _linear_scans(rows):
+    """Ours against the fastest that others write."""
+    found = []
+    for backend in ("torch", "jax", "tensorflow"):
+        for kind, case in LINEAR.items():
+            where = dict(part="linear_scan", case=case, backend=backend)
+            where["what"] = BOTH
+            others = [
+                row
+                for row in rows.where(**where)
+                if not row["name"].startswith(OURS)
+            ]
+            best = min(others, key=lambda row: row["min_ms"], default=None)
+            name = "the best other" if best is None else best["name"]
+            found.append(
+                Target(
+                    f"{backend}, {kind} linear scan, {name} / ours",
+                    ratio(best, rows.ours(**where)),
+                    1,
+                    True,
+                )
+            )
+    return found
+
+
+def _linear_systems(rows):
+    """The form whose memory grows most; a tenth more is called linear."""
+    found = []
+    for backend in ("torch", "jax", "tensorflow"):
+        by_form = {}
+        for of_length in forms(rows, backend=backend, what=BOTH).values():
+            for row in of_length:
+                by_form.setdefault(form(row), []).append(row)
+        powers = {n: growth(v, "peak_mb") for n, v in by_form.items()}
+        powers = {n: v for n, v in powers.items() if v is not None}
+        most = max(powers, key=powers.get, default=None)
+        title = "a form" if most is None else most
+        found.append(
+            Target(
+                f"{backend}, power of the length that the memory of S4D's "
+                f"system grows with, at most ({title})",
+                powers.get(most),
                 1.1,
             )
         )

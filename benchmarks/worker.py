@@ -20,6 +20,8 @@ import measure
 
 PARTS = {
     **dict.fromkeys(("recurrence", "selective_scan", "causal_conv1d"), "ops"),
+    "linear_scan": "ops",
+    "system": "systems",
     "layer": "layers",
     "step": "steps",
 }
@@ -52,7 +54,10 @@ class Worker:
         """Names what there is to time in a case, and forgets the last."""
         self._timed = {}
         self._preparations = make(part, case, dtype)
-        return {"keys": list(self._preparations)}
+        return {
+            "keys": list(self._preparations),
+            "length": cases.named(case).l,
+        }
 
     def prepare(self, key):
         """Builds, checks and warms up a candidate."""

@@ -148,6 +148,20 @@ CASES = [
             *((1, 2**16), (1, 2**20)),
         )
     ),
+    Case("real_scan_b2_l1024", l=1024, d=768, z=True, use="benchmark"),
+    Case(
+        "complex_scan_b2_l1024",
+        l=1024,
+        d=384,
+        z=True,
+        D=True,
+        bias=True,
+        use="benchmark",
+    ),
+    *(
+        Case(f"s4d_b2_l{l}", l=l, d=32, n=32, use="benchmark")
+        for l in (2**i for i in range(8, 17))
+    ),
     *(
         Case(f"sweep_l{l}_k{k}_{name}", l=l, k=k, use="slow", **flags)
         for l, k in (

@@ -21,7 +21,10 @@ OPS = ("selective_scan", "causal_conv1d", "linear_scan")
 FLOAT32_ONLY = ("triton", "pallas")
 
 # The arguments of a half precision model that stay float32.
-FLOAT32_PARAMETERS = ("A", "D", "dt_bias", "constant_a", "initial_state")
+FLOAT32_PARAMETERS = (
+    *("A", "D", "dt_bias", "constant_a", "initial_state"),
+    *("log_dt", "A_log", "A_imag", "C_real", "C_imag"),
+)
 
 needs_gradients = pytest.mark.skipif(
     BACKEND == "numpy", reason="the numpy backend has no gradients"
@@ -133,7 +136,8 @@ def gradients(function, inputs, cotangents):
     """Runs a function and its adjoint.
 
     Args:
-        function: Takes a dictionary of tensors, returns a tuple of tensors.
+        function: Takes a dictionary of tensors, returns a tuple of tensors;
+            among both there may be pairs.
         inputs: The dictionary.
         cotangents: Gradients with respect to what the function returns.
 
@@ -169,19 +173,17 @@ def _gradients_tensorflow(function, inputs, cotangents):
 def _gradients_torch(function, inputs, cotangents):
     import torch
 
-    inputs = {name: v.detach().requires_grad_() for name, v in inputs.items()}
+    tree = keras.tree
+    inputs = tree.map_structure(lambda v: v.detach().requires_grad_(), inputs)
     outputs = function(inputs)
     # The state of a convolution with one tap is empty and depends on nothing.
-    pairs = zip(outputs, cotangents, strict=True)
-    pairs = [(v, g) for v, g in pairs if v.requires_grad]
-    roots, cotangents = zip(*pairs, strict=True)
+    each = zip(tree.flatten(outputs), tree.flatten(cotangents), strict=True)
+    each = [(v, g) for v, g in each if v.requires_grad]
+    roots, cotangents = zip(*each, strict=True)
     found = torch.autograd.grad(
-        roots,
-        list(inputs.values()),
-        cotangents,
-        materialize_grads=True,
+        roots, tree.flatten(inputs), cotangents, materialize_grads=True
     )
-    return outputs, dict(zip(inputs, found, strict=True))
+    return outputs, tree.pack_sequence_as(inputs, found)
 
 
 _GRADIENTS = {

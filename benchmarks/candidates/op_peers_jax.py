@@ -10,6 +10,11 @@ from candidates.op_peers import Peer, compose, maps
 def peers(problem):
     if problem.op == "causal_conv1d":
         return {"jax.lax.conv_general_dilated": Peer(_convolution(problem))}
+    if problem.op == "linear_scan":
+        return {
+            "jax.lax.associative_scan": Peer(_associative_linear_scan),
+            "jax.lax.scan": Peer(_linear_scan),
+        }
     if not problem.bare:
         return {}
     return {
@@ -35,6 +40,31 @@ def _scan(x, dt, A, B, C):
     h = jnp.zeros((x.shape[0], *A.shape), jnp.result_type(x, A))
     y = jax.lax.scan(step, h, over_time)[1]
     return jnp.swapaxes(y, 0, 1).astype(x.dtype)
+
+
+def _associative_linear_scan(a, x):
+    pair = isinstance(x, tuple)
+    a, x = (jax.lax.complex(*v) if pair else v for v in (a, x))
+    maps = jnp.broadcast_to(a, x.shape), x
+    _, y = jax.lax.associative_scan(compose, maps, axis=1)
+    return (y.real, y.imag) if pair else y
+
+
+def _linear_scan(a, x):
+    pair = isinstance(x, tuple)
+    a, x = (jax.lax.complex(*v) if pair else v for v in (a, x))
+
+    def step(h, inputs):
+        a, x = inputs
+        h = a * h + x
+        return h, h
+
+    over_time = [
+        jnp.swapaxes(v, 0, 1) for v in (jnp.broadcast_to(a, x.shape), x)
+    ]
+    y = jax.lax.scan(step, jnp.zeros_like(x[:, 0]), over_time)[1]
+    y = jnp.swapaxes(y, 0, 1)
+    return (y.real, y.imag) if pair else y
 
 
 def _convolution(problem):

@@ -14,6 +14,8 @@ def peers(problem):
         if installed("causal_conv1d") and torch.cuda.is_available():
             found["causal_conv1d"] = Peer(_cuda_convolution(problem))
         return found
+    if problem.op == "linear_scan":
+        return {"torch loop": Peer(_linear_scan)}
     if installed("mambapy") and problem.bare:
         found["mambapy pscan"] = Peer(_mambapy, wide=(FORWARD, BOTH))
     if installed("mamba_ssm") and torch.cuda.is_available():
@@ -25,6 +27,18 @@ def _mambapy(x, dt, A, B, C):
     from mambapy.pscan import pscan
 
     return torch.einsum("bldn,bln->bld", pscan(*maps(x, dt, A, B)), C)
+
+
+def _linear_scan(a, x):
+    pair = isinstance(x, tuple)
+    a, x = (torch.complex(*v) if pair else v for v in (a, x))
+    h, y = torch.zeros_like(x[:, 0]), []
+    a = a.expand(x.shape)
+    for t in range(x.shape[1]):
+        h = a[:, t] * h + x[:, t]
+        y.append(h)
+    y = torch.stack(y, 1)
+    return (y.real, y.imag) if pair else y
 
 
 def _mamba_ssm(problem):

@@ -24,7 +24,7 @@ def make(part, case, dtype, checked=True):
     Args:
         part: "selective_scan" or "causal_conv1d", with the arguments that a
             Mamba layer gives; "recurrence" is the scan without skip, gate,
-            bias and softplus, which more peers can compute.
+            bias and softplus, which more peers can compute; "linear_scan".
         case: A case of `tests/cases.py`.
         dtype: Dtype of the tensors.
         checked: Whether to compare with the float64 reference.
@@ -42,7 +42,7 @@ def make(part, case, dtype, checked=True):
         peer_of[f"{OURS} {name}, without XLA"] = graph
     peer_of |= peers(problem)
     found = {
-        (what, name): _preparation(problem, peer, what)
+        (what, name): preparation(problem, peer, what)
         for name, peer in peer_of.items()
         for what in peer.passes
     }
@@ -65,7 +65,9 @@ def _ours(problem, implementation):
     return Peer(function)
 
 
-def _preparation(problem, peer, what):
+def preparation(problem, peer, what):
+    """A function that prepares a candidate for a pass over a problem."""
+
     def prepare():
         if what in peer.wide:
             _check_memory(problem.case)

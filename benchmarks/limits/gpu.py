@@ -35,9 +35,10 @@ def limits(op, what, case, dtype) -> dict[str, float]:
 
 def _bytes(op, what, case, dtype):
     """Inputs and outputs that grow with the length, once each."""
-    wide = 3 if op == "selective_scan" else 1  # x, dt, z, or x alone
+    wide = {"selective_scan": 3, "linear_scan": 1 + case.z}  # x, dt, z; x, a
     small = 2 * case.n if op == "selective_scan" else 0  # B, C
-    inputs, output = wide * case.d + small, case.d
+    d = 2 * case.d if op == "linear_scan" and case.D else case.d  # complex
+    inputs, output = wide.get(op, 1) * d + small, d
     moved = inputs + output
     if what != FORWARD:  # reads the inputs and dy, writes their gradients
         moved += inputs + output + inputs

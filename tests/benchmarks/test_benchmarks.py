@@ -8,17 +8,19 @@ import sys
 import harness
 import keras
 import numpy as np
+import plots
 import pytest
 import report
 import targets
-from candidates import layers, plain_step
+from candidates import OURS, layers, ops, plain_step, systems
 from cases import MAMBA, Case
 from compare import assert_close
 from limits import c_scan
 from problem import WINDOW, Problem
 from processes import environment
 from rows import Rows, crossover, growth
-from settings import MAIN, OPS
+from settings import LINEAR, MAIN, OPS
+from system import System
 
 import keras_ssm
 from keras_ssm.ops import reference
@@ -26,6 +28,8 @@ from keras_ssm.ops import reference
 ROOT = pathlib.Path(__file__).parents[2]
 SHORT = Case("short", b=3, l=20, d=6, n=3, **MAMBA)
 LONG = Case("long", b=1, l=2 * WINDOW, d=2, n=2)
+# More than a chunk.
+SYSTEM = Case("system", l=70, d=3, n=4)
 
 
 def solved(problem):
@@ -42,18 +46,57 @@ def solved(problem):
     return y, gradients
 
 
-@pytest.mark.parametrize("op", OPS)
+def scaled(v):
+    return keras.tree.map_structure(lambda part: part * 1.001, v)
+
+
+@pytest.mark.parametrize("op", (*OPS, "linear_scan"))
 @pytest.mark.parametrize("case", (SHORT, LONG), ids=lambda case: case.name)
 def test_a_problem_accepts_the_right_answer_alone(op, case):
     problem = Problem(op, case)
     y, gradients = solved(problem)
     assert problem.error(y, gradients) < 1e-5
+    refuses_what_is_wrong(problem, y, gradients)
+
+
+def refuses_what_is_wrong(problem, y, gradients):
     with pytest.raises(ArithmeticError, match="^y: relative error"):
-        problem.error(y * 1.001, gradients)
+        problem.error(scaled(y), gradients)
     for name, gradient in gradients.items():
-        wrong = {**gradients, name: gradient * 1.001}
-        with pytest.raises(ArithmeticError, match=f"^{name}: relative error"):
+        wrong = {**gradients, name: scaled(gradient)}
+        error = rf"^(constant_)?{name}: relative error"
+        with pytest.raises(ArithmeticError, match=error):
             problem.error(y, wrong)
+
+
+@pytest.mark.parametrize("form", ("convolve", "recur", "scan"))
+def test_the_forms_of_a_linear_system_are_equal(form):
+    problem = System(SYSTEM)
+    function = getattr(systems, form)
+    run = harness.compiled_quickly(
+        lambda arguments, dy: harness.gradients(
+            lambda arguments: (function(**arguments),), arguments, (dy,)
+        )
+    )
+    (y,), gradients = run(problem.arguments, problem.sampled_dy())
+    assert problem.error(y, gradients) < 1e-4
+    refuses_what_is_wrong(problem, y, gradients)
+
+
+def test_a_scan_of_too_large_a_system_is_left_out(monkeypatch):
+    monkeypatch.setattr(systems, "MOST", 1000)
+    scan = systems.make("system", SYSTEM, "float32")["forward", f"{OURS} scan"]
+    with pytest.raises(NotImplementedError, match="it holds"):
+        scan()
+
+
+def test_what_others_write_is_a_linear_scan():
+    made = ops.make("linear_scan", SHORT, "float32")
+    others = [key for key in made if not key[1].startswith(OURS)]
+    assert {what for what, _ in others} == {"forward", "forward+backward"}
+    for key in others:
+        if key[0] == "forward+backward":
+            assert made[key]().error < 1e-5
 
 
 def test_nan_is_refused():
@@ -166,6 +209,41 @@ def test_targets_are_reached_or_not_or_not_measured():
     assert "| PyTorch mambapy / Mamba | 6.00 | ≥ 7 | no |" in table
 
 
+def test_the_forms_of_a_system_and_linear_scans_are_ranked():
+    def found(name, milliseconds, **values):
+        return row("torch", name, milliseconds) | values
+
+    system = {"part": "system", "case": "any"}
+    scans = {"part": "linear_scan", "case": LINEAR["real"]}
+    record = {
+        "devices": {"torch": "cpu"},
+        "rows": [
+            *(
+                found(f"keras_ssm {name}", 1.0 * time, **system)
+                | {"length": length, "peak_mb": memory}
+                for name, length, time, memory in (
+                    *(("convolution", 4096, 2, 8), ("chunks", 4096, 3, 4)),
+                    *(("convolution", 8192, 9, 16), ("chunks", 8192, 6, 12)),
+                )
+            ),
+            found("keras_ssm numba", 2.0, **scans),
+            found("torch loop", 6.0, **scans),
+            found("keras.ops.associative_scan", 9.0, **scans),
+        ],
+    }
+    table = report.forms_table(record)
+    assert "convolution 2 ms, chunks x1.5 | chunks 6 ms, convolution x1.5" in (
+        table
+    )
+    figures = {t.what: t.figure for t in targets.targets(record)}
+    title = "torch, real linear scan, torch loop / ours"
+    assert figures[title] == pytest.approx(3)
+    title = "torch, power of the length that the memory of S4D's system "
+    title += "grows with, at most (chunks)"
+    assert figures[title] == pytest.approx(np.log2(3))
+    assert plots.forms(Rows(record)) is not None
+
+
 def test_growth_and_crossover_are_read_off_the_lengths():
     rows = Rows(RECORD)
     attention = rows.where(part="length", name="attention")
@@ -189,4 +267,5 @@ def test_all_of_it_runs(tmp_path):
     refused = [row for row in record["rows"] if "refused" in row]
     assert not [row for row in refused if row["name"] != "C limit"]
     parts = {row["part"] for row in record["rows"] if "min_ms" in row}
-    assert {"recurrence", "layer", "step", "length"} <= parts
+    wanted = {"recurrence", "layer", "step", "length"}
+    assert wanted | {"linear_scan", "system"} <= parts
