@@ -15,6 +15,7 @@ import numpy as np
 from harness import BACKEND, gradients
 
 import keras_ssm
+from keras_ssm.layers import LRU, RGLRU, S4, S4D, S5, Griffin
 
 TOKENS = np.array(
     [[3, 1, 4, 1, 5, 9, 2], [2, 7, 1, 8, 0, 0, 0], [0, 0, 0, 0, 1, 6, 1]],
@@ -22,27 +23,43 @@ TOKENS = np.array(
 )
 LABELS = np.array([0, 1, 1], "int32")
 # So large that a step changes every weight by far more than its rounding.
-RATE = 3.0
+RATE = 6.0
+# Beside the stack of Mamba, each by itself on the embedded tokens.
+OTHERS = {
+    S4D: {"state_dim": 4},
+    S4: {"state_dim": 4},
+    S5: {"state_dim": 4, "blocks": 2},
+    LRU: {"state_dim": 4},
+    RGLRU: {"heads": 2},
+    Griffin: {"state_dim": 4},
+}
 
 
 def make_model():
     """A classifier with every kind of layer, and the same weights always."""
-    model = keras.Sequential(
-        [
-            keras.Input((None,), dtype="int32", name="tokens"),
-            keras.layers.Embedding(10, 8, mask_zero=True, name="embedding"),
-            keras_ssm.layers.MambaBlock(state_dim=4, name="block"),
-            keras.layers.Bidirectional(
-                keras_ssm.layers.Mamba(state_dim=3, expand=1), name="both"
-            ),
-            keras_ssm.layers.MambaBlock(
-                go_backwards=True, return_sequences=False, name="last"
-            ),
-            keras.layers.RMSNormalization(epsilon=1e-5, name="norm"),
-            keras.layers.Dense(2, name="logits"),
-        ],
-        name="classifier",
-    )
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    embedding = keras.layers.Embedding(10, 8, mask_zero=True, name="embedding")
+    embedded = y = embedding(tokens)
+    for layer in (
+        keras_ssm.layers.MambaBlock(state_dim=4, name="block"),
+        keras.layers.Bidirectional(
+            keras_ssm.layers.Mamba(state_dim=3, expand=1), name="both"
+        ),
+        keras_ssm.layers.MambaBlock(
+            go_backwards=True, return_sequences=False, name="last"
+        ),
+        keras.layers.RMSNormalization(epsilon=1e-5, name="norm"),
+    ):
+        y = layer(y)
+    others = [
+        layer_class(return_sequences=False, name=name_of(layer_class), **small)(
+            embedded
+        )
+        for layer_class, small in OTHERS.items()
+    ]
+    logits = keras.layers.Dense(2, name="logits")
+    y = logits(keras.layers.Concatenate(name="features")([y, *others]))
+    model = keras.Model(tokens, y, name="classifier")
     rng = np.random.default_rng(0)
     model.set_weights(
         [
@@ -51,6 +68,29 @@ def make_model():
         ]
     )
     return model
+
+
+def name_of(layer_class):
+    return layer_class.__name__.lower()
+
+
+def states(model):
+    """The states that the other layers end in, by name."""
+    found = {}
+    embedding = model.get_layer("embedding")
+    x = embedding(keras.ops.convert_to_tensor(TOKENS))
+    mask = keras.ops.convert_to_tensor(TOKENS != 0)
+    for layer_class in OTHERS:
+        layer = model.get_layer(name_of(layer_class))
+        config = {**layer.get_config(), "return_state": True}
+        layer_of_states = layer_class.from_config(config)
+        layer_of_states.build(x.shape)
+        layer_of_states.set_weights(layer.get_weights())
+        _, *after = layer_of_states(x, mask=mask)
+        for index, state in enumerate(after):
+            name = f"{layer.name}/{index}"
+            found[name] = keras.ops.convert_to_numpy(state)
+    return found
 
 
 def loss_gradients(model):
@@ -89,7 +129,7 @@ def after_training(path):
 def after_adam(path, gradients):
     """The weights after a step of Adam."""
     model = keras.models.load_model(path, compile=False)
-    keras.optimizers.Adam(0.1, epsilon=1e-3).apply(
+    keras.optimizers.Adam(0.2, epsilon=1e-3).apply(
         [keras.ops.convert_to_tensor(g) for g in gradients],
         model.trainable_variables,
     )
@@ -115,6 +155,8 @@ def run(folder):
     for kind, arrays in by_kind.items():
         for v, array in zip(model.trainable_variables, arrays, strict=True):
             results[f"{kind}/{v.path}"] = array
+    for name, state in states(model).items():
+        results[f"state/{name}"] = state
     return results
 
 

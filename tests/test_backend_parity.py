@@ -23,6 +23,7 @@ WORKER = pathlib.Path(__file__).with_name("backend_worker.py")
 PACKAGE = pathlib.Path(keras_ssm.__file__).parents[1]
 KINDS = {
     "output": "forward",
+    "state": "forward",
     "gradient": "gradient",
     "sgd": "gradient",
     "adam": "gradient",
