@@ -87,18 +87,18 @@ PREFERENCES = {
     },
     ("fft_conv", "numpy"): {"cpu": ("portable",)},
     **{
-        (op, backend): {platform: ("portable",) for platform in on}
-        for op in (
-            "selective_scan_step",
-            "causal_conv1d_step",
-            "linear_scan_step",
-            "ssm_scan",
-            "ssm_scan_step",
-            "s4d_conv_kernel",
-            "s4_conv_kernel",
-            "discretize",
-            "discretize_dplr",
-        )
+        (op, backend): {platform: names for platform in on}
+        for op, names in {
+            "selective_scan_step": ("portable",),
+            "causal_conv1d_step": ("portable",),
+            "linear_scan_step": ("portable",),
+            "ssm_scan": ("portable",),
+            "ssm_scan_step": ("portable",),
+            "s4d_conv_kernel": ("portable",),
+            "s4_conv_kernel": ("dense", "portable"),
+            "discretize": ("portable",),
+            "discretize_dplr": ("portable",),
+        }.items()
         for backend, on in {
             "jax": ("cpu", "gpu", "tpu"),
             "tensorflow": ("cpu", "cpu graph", "gpu"),

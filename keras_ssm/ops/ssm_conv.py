@@ -115,10 +115,10 @@ def s4_conv_kernel(
         kernel[t] = 2 Re(sum_n C * Ā^t * B̄),  t = 0 .. length-1
 
     where Ā and B̄ are the bilinear steps of `h' = (A - P P*) h + B x`, as in
-    `discretize_dplr`. It is computed from its generating function at roots of
-    unity, a Cauchy product, and is exact at any length: `C` is that of the
-    recurrence, and is truncated here. Each of the `n` complex numbers stands
-    for itself and its conjugate.
+    `discretize_dplr`. It is computed from powers of Ā, or, by "portable", from
+    its generating function at roots of unity, a Cauchy product; both are exact
+    at any length: `C` is that of the recurrence. Each of the `n` complex
+    numbers stands for itself and its conjugate.
 
     Args:
         dt: Step sizes, `(d,)`.

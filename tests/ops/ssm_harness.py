@@ -13,8 +13,10 @@ OPTIONS = {
     "zoh": ("s4d_conv_kernel", {"discretization": "zoh"}),
     "bilinear": ("s4d_conv_kernel", {"discretization": "bilinear"}),
     "dplr": ("s4_conv_kernel", {}),
+    "cauchy": ("s4_conv_kernel", {"implementation": "portable"}),
 }
 each_kernel = pytest.mark.parametrize("kind", OPTIONS)
+each_system = pytest.mark.parametrize("kind", ("zoh", "bilinear", "dplr"))
 FLOAT64 = pytest.mark.skipif(
     BACKEND == "numpy", reason="Keras' numpy backend computes in float32"
 )
@@ -62,10 +64,17 @@ def given(value):
     return tensor(value)
 
 
-def expect_kernel(kind, arrays, length, **changes):
+def run_op(of, kind, values, length, **changes):
+    """A kernel of `keras_ssm.ops` or of the reference."""
     op, options = OPTIONS[kind]
-    function = getattr(reference, op)
-    return function(*arguments(arrays), length, **options, **changes)
+    options = {**options, **changes}
+    if of is reference:
+        options.pop("implementation", None)
+    return getattr(of, op)(*arguments(values), length, **options)
+
+
+def expect_kernel(kind, arrays, length, **changes):
+    return run_op(reference, kind, arrays, length, **changes)
 
 
 def check_gradients(function, arrays, cotangent, dtype="float32", **options):

@@ -19,11 +19,13 @@ from ssm_harness import (
     as_float32,
     check_gradients,
     each_kernel,
+    each_system,
     every_equation,
     expect_kernel,
     given,
     make_system,
     raises,
+    run_op,
     zeros,
 )
 
@@ -34,12 +36,10 @@ LONG = 784
 
 
 def run_kernel(kind, arrays, length, dtype="float32", **changes):
-    op, options = OPTIONS[kind]
     given = {name: tensor(v, dtype) for name, v in arrays.items()}
 
     def function(given):
-        function = getattr(keras_ssm.ops, op)
-        return function(*arguments(given), length, **options, **changes)
+        return run_op(keras_ssm.ops, kind, given, length, **changes)
 
     # Once for each kernel as users run it, the others start faster.
     wrap = compiled if length == LONG else compiled_quickly
@@ -49,8 +49,10 @@ def run_kernel(kind, arrays, length, dtype="float32", **changes):
 def check_kernel(kind, arrays, length, dtype="float32", **changes):
     kernel = run_kernel(kind, arrays, length, dtype, **changes)
     expected = expect_kernel(kind, arrays, length, **changes)
-    # A Cauchy product is as exact as its resonances are wide.
-    strictness = "gradient" if kind == "dplr" else "forward"
+    # A Cauchy product is as exact as its resonances are wide, and matrices
+    # are powers of matrices.
+    diagonal = kind in ("zoh", "bilinear")
+    strictness = "forward" if diagonal else "gradient"
     assert_close(kernel, expected, dtype, strictness, "kernel")
 
 
@@ -83,12 +85,12 @@ def test_double_precision_of_kernels(kind, length):
     check_kernel(kind, arrays, length, "float64")
 
 
-@each_kernel
+@each_system
 def test_another_sampling_rate(kind):
     check_kernel(kind, make_system(OPTIONS[kind][0]), 40, rate=2.5)
 
 
-@each_kernel
+@each_system
 def test_half_precision_parameters_give_a_float32_kernel(kind):
     op = OPTIONS[kind][0]
     given = {n: tensor(v, "float16") for n, v in make_system(op).items()}
@@ -111,26 +113,24 @@ def test_extreme_steps_of_a_diagonal_system(kind):
 @needs_gradients
 @each_kernel
 def test_gradients_of_kernels(kind):
-    op, options = OPTIONS[kind]
-    arrays = make_system(op, d=2, n=3)
+    arrays = make_system(OPTIONS[kind][0], d=2, n=3)
     cotangent = np.random.default_rng(1).standard_normal((33, 2))
 
     def function(given, of=keras_ssm.ops):
-        return getattr(of, op)(*arguments(given), 33, **options)
+        return run_op(of, kind, given, 33)
 
     check_gradients(function, arrays, cotangent)
 
 
 @needs_gradients
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("kind", ("zoh", "dplr"))
+@pytest.mark.parametrize("kind", ("zoh", "dplr", "cauchy"))
 def test_double_precision_of_gradients(kind):
-    op, options = OPTIONS[kind]
-    arrays = make_system(op, d=2, n=3)
+    arrays = make_system(OPTIONS[kind][0], d=2, n=3)
     cotangent = np.random.default_rng(1).standard_normal((9, 2))
 
     def function(given, of=keras_ssm.ops):
-        return getattr(of, op)(*arguments(given), 9, **options)
+        return run_op(of, kind, given, 9)
 
     # As exact as finite differences are.
     check_gradients(function, arrays, cotangent, "float64", tolerance=1e-7)
@@ -142,14 +142,11 @@ def test_long_kernels_do_not_hold_each_state_at_each_step():
     import jax
 
     d, n, length = 3, 16, 4096
-    for kind, share in (("zoh", 16), ("bilinear", 16), ("dplr", 4)):
-        op, options = OPTIONS[kind]
-        arrays = make_system(op, d, n)
-        function = getattr(keras_ssm.ops, op)
+    shares = {"zoh": 16, "bilinear": 16, "dplr": 16, "cauchy": 4}
+    for kind, share in shares.items():
+        arrays = make_system(OPTIONS[kind][0], d, n)
         program = jax.make_jaxpr(
-            lambda v, function=function, options=options: function(
-                *arguments(v), length, **options
-            )
+            lambda v, kind=kind: run_op(keras_ssm.ops, kind, v, length)
         )
         sizes = [
             np.prod(v.aval.shape)
@@ -159,7 +156,7 @@ def test_long_kernels_do_not_hold_each_state_at_each_step():
         assert max(sizes) <= d * n * length / share, kind
 
 
-@each_kernel
+@each_system
 def test_the_convolution_is_the_recurrence(kind):
     op, options = OPTIONS[kind]
     arrays = make_system(op)
@@ -246,7 +243,7 @@ def test_discretized_systems_are_nodes_of_a_functional_model():
 
 
 @pytest.mark.parametrize("jit_compile", (False, True))
-@each_kernel
+@each_system
 def test_tensorflow_needs_to_know_no_length(kind, jit_compile):
     if BACKEND != "tensorflow":
         pytest.skip("about TensorFlow")

@@ -1,0 +1,1 @@
+"""Kernels of S4 as products of dense matrices, on any backend."""
