@@ -250,10 +250,10 @@ class Mamba(SequenceLayer):
 
     def _inputs(self, x):
         """What goes through the convolution, and the gate."""
-        # Not `ops.split`, at which PyTorch's compiler stops.
+        # Not `ops.split`, at which PyTorch's compiler stops, nor a reshape,
+        # which the way to ONNX merges wrongly with that of the projection.
         xz = project(self.in_proj, x)
-        xz = ops.reshape(xz, (*ops.shape(xz)[:-1], 2, self.channels))
-        return ops.unstack(xz, 2, axis=-2)
+        return xz[..., : self.channels], xz[..., self.channels :]
 
     def _scan_inputs(self, x):
         """`x, dt, A, B, C, D` for the scan, of a sequence or of a step."""

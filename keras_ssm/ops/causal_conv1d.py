@@ -106,7 +106,7 @@ def causal_conv1d(
         # Masked inputs are selected away and moved behind the others, so that
         # implementations see rows without gaps.
         packing = Packing(mask, reverse)
-        x = packing.pack(ops.where(mask[..., None], x, 0))
+        x = packing.pack(ops.where(ops.expand_dims(mask, -1), x, 0))
         if segment_ids is not None:
             segment_ids = packing.pack(segment_ids)
     resets = None
@@ -119,7 +119,7 @@ def causal_conv1d(
         implementation,
     )
     if mask is not None:
-        y = ops.where(mask[..., None], packing.unpack(y), 0)
+        y = ops.where(ops.expand_dims(mask, -1), packing.unpack(y), 0)
     if not return_state:
         return y
     return y, _last_inputs(cast(x, dtype), state, packing, resets, reverse)

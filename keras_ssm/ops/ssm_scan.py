@@ -113,7 +113,7 @@ def ssm_scan(
         # Masked inputs are selected away and moved behind the others, so that
         # implementations see rows that are full up to a step.
         packing = Packing(mask, reverse)
-        inputs = packing.pack(ops.where(mask[..., None], inputs, 0))
+        inputs = packing.pack(ops.where(ops.expand_dims(mask, -1), inputs, 0))
     y, state = dispatch.run(
         "ssm_scan",
         (inputs, *system, state, None if mask is None else packing.count),
@@ -122,7 +122,7 @@ def ssm_scan(
     )
     y = y if D is None else y + D * inputs
     if mask is not None:
-        y = ops.where(mask[..., None], packing.unpack(y), 0)
+        y = ops.where(ops.expand_dims(mask, -1), packing.unpack(y), 0)
     y = cast(y, x.dtype)
     return (y, state) if return_state else y
 

@@ -105,7 +105,7 @@ def _check(model, path, format, endpoints):
         )
     check_model(model)
     check_target(path)
-    FORMATS[format].check(path, endpoints)
+    FORMATS[format].check(path, endpoints, all_layers(model))
     for layer in all_layers(model):
         if isinstance(layer, SequenceLayer) and layer.stateful:
             raise NotImplementedError(

@@ -5,7 +5,7 @@ import numpy as np
 
 from keras_ssm.ops import use_implementation
 from keras_ssm.serving.endpoints import make_endpoints
-from keras_ssm.serving.formats import FORMATS
+from keras_ssm.serving.formats import FORMATS, single
 from keras_ssm.serving.samples import all_layers
 from keras_ssm.serving.signature import flat_inputs, inputs_of, is_sequence
 from keras_ssm.serving.stream import Stream
@@ -26,9 +26,24 @@ def write(model, path, format, names, samples) -> None:
         RuntimeError: If the file gives something else than the model.
     """
     endpoints = make_endpoints(model, names)
-    with use_implementation("xla"):
-        FORMATS[format].write(model, endpoints, path)
-    served = FORMATS[format].load(path, endpoints)
+    try:
+        with use_implementation(FORMATS[format].IMPLEMENTATION):
+            FORMATS[format].write(model, endpoints, path)
+        served = FORMATS[format].load(path, endpoints)
+        _try(model, served, samples)
+    except (NotImplementedError, Difference):
+        raise
+    except Exception as error:
+        if format == "tf_saved_model":
+            raise
+        # Converters and runtimes have errors of all kinds.
+        raise NotImplementedError(
+            f"One of the layers {_names(model)} cannot be written in the "
+            f"format {format!r}. {single.INSTEAD} The reason: {error}"
+        ) from error
+
+
+def _try(model, served, samples):
     for inputs, expected in samples:
         trial = _Trial(model, served, inputs, expected)
         if "serve" in served:
@@ -57,6 +72,10 @@ def _as_array(tensor):
     if keras.ops.is_tensor(tensor):
         return keras.ops.convert_to_numpy(tensor)
     return np.asarray(tensor)
+
+
+class Difference(RuntimeError):
+    """A file gives something else than the model."""
 
 
 class _Trial:
@@ -121,11 +140,11 @@ class _Trial:
             error = np.abs(y - expected).max() / scale
             # Not `>`: NaN is an error.
             if not error <= self._tolerance():
-                raise RuntimeError(
+                raise Difference(
                     f"`export`: {name!r} of the file differs from the model by "
-                    f"{error:.1e} of its largest output. The layers of the "
-                    f"model are {_names(self.model)}. Nothing was written; "
-                    'the format "tf_saved_model" is the one that holds most.'
+                    f"{error:.1e} of its largest output, so that nothing was "
+                    f"written. The layers are {_names(self.model)}. "
+                    f"{single.INSTEAD}"
                 )
 
     def _tolerance(self):

@@ -22,7 +22,7 @@ def causal_conv1d(x, weight, bias, state, resets, *, activation, reverse):
         tap = history[:, start : start + length]
         if resets is not None and distance > 0:
             far = _crosses(resets, distance, far, reverse)
-            tap = ops.where(far[..., None], 0.0, tap)
+            tap = ops.where(ops.expand_dims(far, -1), 0.0, tap)
         y = y + tap * weight[k - 1 - distance]
     y = y if bias is None else y + bias
     y = ops.silu(y) if activation == "silu" else y

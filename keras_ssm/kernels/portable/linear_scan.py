@@ -20,7 +20,7 @@ def linear_scan(*tensors, reverse):
     dtype = x[0].dtype
     a, x = border.enter_linear(a, x, mask, dtype=state[0].dtype)
     if resets is not None:
-        a = tuple(ops.where(resets[..., None], 0.0, v) for v in a)
+        a = tuple(ops.where(ops.expand_dims(resets, -1), 0.0, v) for v in a)
     a, u = compose(a, x, reverse)
     first = tuple(ops.expand_dims(v, 1) for v in state)
     y = add(multiply(a, first), u)

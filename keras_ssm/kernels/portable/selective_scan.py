@@ -30,10 +30,10 @@ def recurrence(x, dt, A, B, C, h, resets, reverse):
     x, dt = (ops.reshape(v, (b, l, g, 1, e)) for v in (x, dt))
     a = ops.exp(dt * A)  # (b, l, g, n, e)
     if resets is not None:
-        a = ops.where(resets[..., None, None, None], 0.0, a)
-    (a,), (u,) = compose((a,), (dt * x * B[..., None],), reverse)
+        a = ops.where(ops.reshape(resets, (b, l, 1, 1, 1)), 0.0, a)
+    (a,), (u,) = compose((a,), (dt * x * ops.expand_dims(B, -1),), reverse)
     h = a * ops.expand_dims(h, 1) + u
-    y = ops.sum(h * C[..., None], axis=3)
+    y = ops.sum(h * ops.expand_dims(C, -1), axis=3)
     h = h[:, 0] if reverse else h[:, -1]
     h = ops.reshape(ops.transpose(h, (0, 1, 3, 2)), (b, g * e, n))
     return ops.reshape(y, (b, l, g * e)), h

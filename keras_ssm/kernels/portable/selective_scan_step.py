@@ -21,7 +21,7 @@ def selective_scan_step(
         dt_softplus=dt_softplus,
     )
     B, C = (ops.repeat(v, x.shape[1] // groups, axis=1) for v in (B, C))
-    decay = ops.exp(dt[..., None] * A)  # (b, d, n)
-    state = decay * state + (dt * x)[..., None] * B
+    decay = ops.exp(ops.expand_dims(dt, -1) * A)  # (b, d, n)
+    state = decay * state + ops.expand_dims(dt * x, -1) * B
     y = ops.sum(state * C, axis=-1)
     return border.leave(y, x, D, z, mask, dtype=out_dtype), state
