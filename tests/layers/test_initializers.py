@@ -20,18 +20,23 @@ from keras_ssm.layers import (
 )
 from keras_ssm.layers.hippo import normal_plus_low_rank
 
-CONFIGURED = [
-    HiPPOBasis(keras.initializers.LecunNormal(3), "outputs", "imag", 2),
-    HiPPOBasis(keras.initializers.LecunNormal(3), blocks=4),
-    HiPPOLegS("P", blocks=2),
-    HiPPOLegS("A", "imag"),
-    LRURing(0.5, 0.9, 1.5, part="log_phase", seed=4),
-    LogUniformDt(0.01, 0.2, 0.02, seed=5, activation="exp"),
-    RGLRURing(0.8, 0.99, c=4.0, seed=6),
-    S4DInv("imag"),
-    S4DLin("log_decay"),
-    S4DReal(),
-]
+CONFIGURED = {
+    "part_of_a_map": HiPPOBasis(
+        keras.initializers.LecunNormal(3), "outputs", "imag", 2
+    ),
+    "map_of_blocks": HiPPOBasis(keras.initializers.LecunNormal(3), blocks=4),
+    "hippo_of_blocks": HiPPOLegS("P", blocks=2),
+    "part_of_hippo": HiPPOLegS("A", "imag"),
+    "ring": LRURing(0.5, 0.9, 1.5, part="log_phase", seed=4),
+    "step_sizes": LogUniformDt(0.01, 0.2, 0.02, seed=5, activation="exp"),
+    "real_ring": RGLRURing(0.8, 0.99, c=4.0, seed=6),
+    "inverse": S4DInv("imag"),
+    "linear": S4DLin("log_decay"),
+    "real": S4DReal(),
+}
+each_configured = pytest.mark.parametrize(
+    "initializer", CONFIGURED.values(), ids=CONFIGURED
+)
 
 
 def hippo(size):
@@ -170,7 +175,7 @@ def test_step_sizes_can_be_exponentials():
     assert np.allclose(*dt, rtol=1e-5)
 
 
-@pytest.mark.parametrize("initializer", CONFIGURED, ids=repr)
+@each_configured
 def test_a_config_gives_the_same_values_again(initializer):
     config = keras.initializers.serialize(initializer)
     assert config["registered_name"].startswith("keras_ssm>")
@@ -182,7 +187,7 @@ def test_a_config_gives_the_same_values_again(initializer):
     assert (values(initializer.clone(), 4, 8) == expected).all()
 
 
-@pytest.mark.parametrize("initializer", CONFIGURED, ids=repr)
+@each_configured
 def test_values_have_the_dtype_that_is_asked_for(initializer):
     assert str(as_array(initializer((4, 8))).dtype) == "float32"
     value = initializer((4, 8), dtype="float16")
@@ -200,7 +205,7 @@ def test_without_a_seed_each_call_draws_anew(initializer):
 
 
 def test_variables_that_start_so_can_be_assigned_to():
-    for initializer in CONFIGURED:
+    for initializer in CONFIGURED.values():
         variable = keras.Variable(initializer, shape=(4, 8))
         variable.assign(keras.ops.ones((4, 8)))
         assert (value(variable) == 1).all()
@@ -268,5 +273,5 @@ def test_arguments_out_of_range(make, sentence):
 
 
 def test_all_of_them_are_public():
-    names = {type(initializer).__name__ for initializer in CONFIGURED}
+    names = {type(initializer).__name__ for initializer in CONFIGURED.values()}
     assert names <= set(keras_ssm.layers.__all__)

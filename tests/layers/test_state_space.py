@@ -361,7 +361,9 @@ def test_an_empty_sequence_gives_an_empty_output(system):
 
 
 @pytest.mark.parametrize(
-    "initializer", (S4DLin(), S4DInv(), HiPPOLegS()), ids=repr
+    "initializer",
+    (S4DLin(), S4DInv(), HiPPOLegS()),
+    ids=lambda initializer: type(initializer).__name__,
 )
 def test_the_diagonal_starts_as_its_initializer_says(initializer):
     layer = S4D(state_dim=16, A_initializer=initializer)
@@ -473,7 +475,11 @@ def test_an_unknown_discretization():
         S4D(discretization="euler")
 
 
-@pytest.mark.parametrize("initializer", ("zeros", S4DReal(), lambda s: s))
+@pytest.mark.parametrize(
+    "initializer",
+    ("zeros", S4DReal(), lambda s: s),
+    ids=("name", "without_parts", "function"),
+)
 def test_an_initializer_of_the_diagonal_has_parts(initializer):
     with pytest.raises(ValueError, match="an initializer with parts, such as"):
         S4D(A_initializer=initializer)
