@@ -7,7 +7,6 @@ import keras_ssm
 from candidates import OURS
 from candidates.op_peers import Peer
 from candidates.ops import PASSES, preparation
-from keras_ssm.layers import chunked_recurrence
 
 # Numbers that the states of all steps may be, in float32 half a GiB. A scan
 # holds several times as many.
@@ -41,17 +40,8 @@ def convolve(x, C_real, C_imag, **dynamics):
 
 def recur(x, C_real, C_imag, **dynamics):
     """In chunks of 64 steps, as S4D's layer with `mode="recurrence"`."""
-    b, l, d = x.shape
-    a, gain = keras_ssm.ops.discretize(*_system(**dynamics))
-    y, _ = chunked_recurrence.run(
-        ops.cast(x, C_real.dtype),
-        ops.zeros((b, d, 2 * C_real.shape[1]), C_real.dtype),
-        ops.full((b,), l, "int32"),
-        chunked_recurrence.DiagonalTransition(*a),
-        ops.concatenate(gain, axis=-1),
-        2 * ops.concatenate([C_real, -C_imag], axis=-1),
-    )
-    return ops.cast(y, x.dtype)
+    A, B = keras_ssm.ops.discretize(*_system(**dynamics))
+    return keras_ssm.ops.ssm_scan(x, A, B, (C_real, C_imag))
 
 
 def scan(x, C_real, C_imag, **dynamics):
