@@ -4,7 +4,18 @@ import keras
 from keras import initializers, ops
 
 
-def build_dense(layer, name, width, units, **options):
+class FloatDense(keras.layers.Dense):
+    """A `Dense` that stays as it is when a model is quantized.
+
+    For projections to the parameters of a recurrence, whose errors add up
+    over time, and which are small.
+    """
+
+    def quantize(self, *arguments, **options):
+        """Does nothing."""
+
+
+def build_dense(layer, name, width, units, kind=keras.layers.Dense, **options):
     """A `Dense` from `width` to `units`, under the dtype policy of the layer.
 
     Args:
@@ -13,14 +24,15 @@ def build_dense(layer, name, width, units, **options):
         name: Its name, which files, LoRA and layout maps rely on.
         width: Size of its input.
         units: Size of its output.
+        kind: Class of the projection.
         **options: Other arguments of `Dense`.
     """
     options.setdefault("kernel_initializer", _another(layer.kernel_initializer))
     options.setdefault("kernel_regularizer", layer.kernel_regularizer)
-    dense = keras.layers.Dense(
-        units, dtype=layer.dtype_policy, name=name, **options
-    )
+    policy = layer.quantized_policies.get(name, layer.dtype_policy)
+    dense = kind(units, dtype=policy, name=name, **options)
     dense.build((None, None, width))
+    layer.projections += (name,)
     return dense
 
 

@@ -6,7 +6,12 @@ import keras
 from keras import initializers, ops, regularizers
 
 from keras_ssm.layers.arguments import check_positive
-from keras_ssm.layers.dense import build_dense, fan_in_uniform, project
+from keras_ssm.layers.dense import (
+    FloatDense,
+    build_dense,
+    fan_in_uniform,
+    project,
+)
 from keras_ssm.layers.initializers import LogUniformDt, S4DReal
 from keras_ssm.layers.sequence_layer import SequenceLayer
 from keras_ssm.ops import (
@@ -155,6 +160,7 @@ class Mamba(SequenceLayer):
             "x_proj",
             self.channels,
             self._rank + 2 * self.state_dim,
+            FloatDense,
             use_bias=False,
         )
         self.dt_proj = build_dense(
@@ -162,6 +168,7 @@ class Mamba(SequenceLayer):
             "dt_proj",
             self._rank,
             self.channels,
+            FloatDense,
             use_bias=False,
             kernel_initializer=fan_in_uniform(),
         )

@@ -55,6 +55,8 @@ class SequenceLayer(keras.layers.Layer):
         self.stateful = stateful
         self.supports_masking = True
         self.states = None
+        self.projections = ()  # names of the sublayers of `build_dense`
+        self.quantized_policies = {}
 
     @property
     def state_dtype(self) -> str:
@@ -79,6 +81,35 @@ class SequenceLayer(keras.layers.Layer):
         if self.stateful:
             self.states = self._state_variables(sequences_shape[0], width)
         self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: width})
+
+    def get_build_config(self):
+        config = super().get_build_config()
+        policies = {
+            name: policy
+            for name, policy in self.projection_policies().items()
+            if policy.quantization_mode is not None
+        }
+        if not config or not policies:
+            return config
+        serialize = keras.dtype_policies.serialize
+        policies = {name: serialize(p) for name, p in policies.items()}
+        return {**config, "quantized": policies}
+
+    def build_from_config(self, config):
+        # What was quantized has other variables, which the file fills.
+        config = dict(config)
+        deserialize = keras.dtype_policies.deserialize
+        self.quantized_policies = {
+            name: deserialize(policy)
+            for name, policy in config.pop("quantized", {}).items()
+        }
+        super().build_from_config(config)
+
+    def projection_policies(self) -> dict:
+        """The dtype policies of the projections, by name."""
+        return {
+            name: getattr(self, name).dtype_policy for name in self.projections
+        }
 
     def _state_variables(self, batch_size, width):
         if batch_size is None:
