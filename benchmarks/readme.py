@@ -43,7 +43,9 @@ PICTURES = {
 # without one, or only *claimed*.
 EVIDENCE = {
     ("torch", "cpu"): "run",
-    ("torch", "gpu"): "run (H100); interpreted and compiled in CI",
+    ("torch", "gpu"): (
+        "run (H100), but for `ssd`; interpreted and compiled in CI"
+    ),
     ("jax", "cpu"): "run",
     ("jax", "gpu"): "run in part (H100); interpreted and lowered in CI",
     ("jax", "tpu"): "interpreted and lowered",

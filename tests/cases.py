@@ -12,6 +12,9 @@ import numpy as np
 # Arguments with an axis of time, `(b, l, ...)`.
 PER_STEP = ("x", "dt", "a", "B", "C", "z", "mask", "segment_ids")
 
+# Steps of a chunk of `ssd`: fewer than its default, for several in most cases.
+SSD_CHUNK = 32
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:
@@ -21,10 +24,11 @@ class Case:
         name: What it stands for.
         b: Batch.
         l: Length.
-        d: Channels.
+        d: Channels; of `ssd`, heads.
         n: State.
         g: Groups of B and C; `None` for B and C without an axis of groups.
         k: Width of the convolution.
+        p: Channels of a head of `ssd`.
         D: Whether there is a skip; in a linear scan, whether x is complex.
         z: Whether there is a gate; in a linear scan, whether each step has an
             `a` of its own.
@@ -47,6 +51,7 @@ class Case:
     n: int = 4
     g: int | None = None
     k: int = 4
+    p: int = 2
     D: bool = False
     z: bool = False
     bias: bool = False
@@ -198,7 +203,7 @@ def make_inputs(op: str, case: Case, seed: int = 0):
     Masked steps hold NaN, and ids of segments that do not exist.
 
     Args:
-        op: "selective_scan", "causal_conv1d" or "linear_scan".
+        op: "selective_scan", "causal_conv1d", "linear_scan" or "ssd".
         case: The case.
         seed: Seed of the random numbers.
 
@@ -214,6 +219,7 @@ def make_inputs(op: str, case: Case, seed: int = 0):
         "selective_scan": _scan_arrays,
         "causal_conv1d": _conv_arrays,
         "linear_scan": _linear_arrays,
+        "ssd": _ssd_arrays,
     }[op]
     arrays = {
         name: array.astype(np.float32).astype(np.float64)
@@ -229,8 +235,10 @@ def make_inputs(op: str, case: Case, seed: int = 0):
     if case.segments is not None:
         arrays["segment_ids"] = _make_segments(case, random, mask)
     options = {"reverse": case.reverse}
-    if op == "selective_scan":
+    if op in ("selective_scan", "ssd"):
         options["dt_softplus"] = case.nonlinear
+        if op == "ssd":
+            options["chunk_size"] = SSD_CHUNK
     elif op == "linear_scan":
         options["complex"] = _complex_of(case)
     else:
@@ -243,13 +251,15 @@ def make_cotangents(op: str, case: Case, seed: int = 1):
     b, l, d = case.b, case.l, case.d
     if op == "linear_scan" and case.D:
         d = 2 * d
+    channels = (d, case.p) if op == "ssd" else (d,)
     tail = {
         "selective_scan": (d, case.n),
         "causal_conv1d": (case.k - 1, d),
         "linear_scan": (d,),
+        "ssd": (d, case.p, case.n),
     }
     random = np.random.default_rng(seed)
-    shapes = ((b, l, d), (b, *tail[op]))
+    shapes = ((b, l, *channels), (b, *tail[op]))
     return tuple(
         random.normal(size=shape).astype(np.float32).astype(np.float64)
         for shape in shapes
@@ -273,6 +283,17 @@ def _scan_arrays(case, random):
             random.normal(size=(b, d, n)) if case.initial_state else None
         ),
     }
+
+
+def _ssd_arrays(case, random):
+    """Those of a scan, with a decay for each head and no gate."""
+    b, l, h, p, n = case.b, case.l, case.d, case.p, case.n
+    arrays = _scan_arrays(dataclasses.replace(case, z=False), random)
+    arrays["x"] = random.normal(size=(b, l, h, p))
+    arrays["A"] = arrays["A"][:, 0]
+    if case.initial_state:
+        arrays["initial_state"] = random.normal(size=(b, h, p, n))
+    return arrays
 
 
 def _conv_arrays(case, random):

@@ -30,6 +30,22 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     if interpreter.wanted():
         interpreter.choose(config, items)
+    if keras.config.backend() in ("jax", "tensorflow"):
+        _leave_to_the_slow_ones(items)
+
+
+# Programs of `ssd` take long to compile, and JAX and TensorFlow share what a
+# chunk computes: of its cases, these have to do but for `make test-all`.
+SSD_CASES = ("one_number", "mamba_goes_on", "groups", "padded", "long_text")
+OF_CASES = ("test_outputs_and_gradients[ssd", "test_outputs_of_portable[ssd")
+
+
+def _leave_to_the_slow_ones(items):
+    for item in items:
+        if item.name.startswith(OF_CASES) and not any(
+            case in item.name for case in SSD_CASES
+        ):
+            item.add_marker(pytest.mark.slow)
 
 
 def _configure_jax():

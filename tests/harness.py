@@ -15,7 +15,7 @@ from keras_ssm.kernels import platforms
 from keras_ssm.ops import dispatch
 
 BACKEND = keras.config.backend()
-OPS = ("selective_scan", "causal_conv1d", "linear_scan")
+OPS = ("selective_scan", "causal_conv1d", "linear_scan", "ssd")
 
 # Implementations that refuse float64.
 FLOAT32_ONLY = ("triton", "pallas")

@@ -20,7 +20,7 @@ QUICK = (
     *("two_runs", "inputs_are_not"),
 )
 # Tests with a thousand steps, or of other implementations.
-LEFT_OUT = ("long_text", "l1000", "portable", "default_compiler")
+LEFT_OUT = ("long_text", "l1000", "portable", "default_compiler", "ssd")
 
 
 def wanted() -> bool:

@@ -27,7 +27,8 @@ def solve(
     """Runs an op and its adjoint.
 
     Args:
-        op: "selective_scan", "causal_conv1d", "linear_scan" or "ssm_scan".
+        op: "selective_scan", "causal_conv1d", "linear_scan", "ssm_scan" or
+            "ssd".
         arrays: The arguments that are arrays, by name.
         options: The plain arguments.
         cotangents: Gradients with respect to y and the state.
@@ -45,6 +46,8 @@ def solve(
         return _solve_linear(arrays, options, dy, dstate)
     if op == "ssm_scan":
         return _solve_ssm(arrays, options, dy, dstate)
+    if op == "ssd":
+        return _solve_ssd(arrays, options, dy, dstate, exp)
     return _solve_scan(arrays, options, dy, dstate, exp)
 
 
@@ -99,6 +102,36 @@ def _solve_scan(arrays, options, dy, dh, exp):
         "initial_state": g,
     }
     return _result(inner * gate, h, gradients, arrays, live)
+
+
+def _solve_ssd(arrays, options, dy, dstate, exp):
+    """A selective scan whose channels share a decay head by head."""
+    b, l, h, p = arrays["x"].shape
+    n = arrays["B"].shape[-1]
+    flat = dict(arrays)
+    flat["x"] = arrays["x"].reshape(b, l, h * p)
+    flat["A"] = np.tile(np.repeat(arrays["A"], p)[:, None], n)
+    flat["dt"] = np.repeat(arrays["dt"], p, axis=2)
+    for name in {"D", "dt_bias"} & set(arrays):
+        flat[name] = np.repeat(arrays[name], p)
+    if "initial_state" in arrays:
+        flat["initial_state"] = arrays["initial_state"].reshape(b, h * p, n)
+    cotangents = dy.reshape(b, l, h * p), dstate.reshape(b, h * p, n)
+    result = _solve_scan(flat, options, *cotangents, exp)
+    spread = {
+        "dt": ((b, l, h, p), 3),
+        "A": ((h, p, n), (1, 2)),
+        "D": ((h, p), 1),
+        "dt_bias": ((h, p), 1),
+    }
+    gradients = {}
+    for name, v in result.gradients.items():
+        if name in spread:
+            shape, axes = spread[name]
+            v = v.reshape(shape).sum(axes)
+        gradients[name] = v.reshape(arrays[name].shape)
+    y, state = result.y.reshape(b, l, h, p), result.state.reshape(b, h, p, n)
+    return Result(y, state, gradients)
 
 
 def _solve_conv(arrays, options, dy, dstate):

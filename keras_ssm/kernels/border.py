@@ -62,6 +62,21 @@ def around(recurrence, tensors, *, dt_softplus, **options):
     return leave(y, x, D, z, mask, dtype=dtype), state
 
 
+def around_ssd(recurrence, tensors, *, dt_softplus, **options):
+    """Computes a whole `ssd` with a bare recurrence.
+
+    Args:
+        recurrence: As for `around`, with the shapes of `ssd`.
+        tensors: The canonical tensors of `ssd`.
+        dt_softplus: Whether step sizes pass through softplus.
+        **options: Handed to the recurrence.
+    """
+    *inputs, D, dt_bias, state, mask, resets = tensors
+    D = None if D is None else D[:, None]  # for all channels of a head
+    tensors = (*inputs, D, None, dt_bias, state, mask, resets)
+    return around(recurrence, tensors, dt_softplus=dt_softplus, **options)
+
+
 def around_linear_scan(recurrence, make_complex, tensors, **options):
     """Computes a whole linear scan with a bare recurrence.
 

@@ -33,6 +33,11 @@ def arctan2(y, x):
     return _library().arctan2(y, x)
 
 
+def cumsum(x):
+    """Sums over the steps up to each, along axis 1, in the dtype of `x`."""
+    return _library().cumsum(x, 1)
+
+
 @contextlib.contextmanager
 def float64():
     """Lets `ops.cast(x, "float64")` do so, which JAX usually does not.

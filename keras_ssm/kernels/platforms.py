@@ -149,4 +149,11 @@ def _vary_alike(tensors):
 
 # How the functions begin that Keras traces for its trainer.
 _STEPS_OF_KERAS = ("one_step_on_", "multi_step_on_")
-_OPTIONS = ("activation", "dt_softplus", "length", "reverse", "rule")
+_OPTIONS = (
+    "activation",
+    "chunk_size",
+    "dt_softplus",
+    "length",
+    "reverse",
+    "rule",
+)

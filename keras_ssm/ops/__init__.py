@@ -1,8 +1,8 @@
 """What is computed: one function for each op, the same on every backend.
 
-Sizes: `b` batch, `l` length, `d` channels, `n` state, `g` groups, `k` width of
-a convolution, `q` chunk. Capitals `A B C D` are the paper's matrices.
-Channels come last, always.
+Sizes: `b` batch, `l` length, `d` channels, `h` heads, `p` channels of a head,
+`n` state, `g` groups, `k` width of a convolution, `q` chunk. Capitals `A B C D`
+are the paper's matrices. Channels come last, always.
 """
 
 from keras_ssm.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
@@ -11,6 +11,7 @@ from keras_ssm.ops.dispatch import show_implementations, use_implementation
 from keras_ssm.ops.fft_conv import fft_conv
 from keras_ssm.ops.linear_scan import linear_scan, linear_scan_step
 from keras_ssm.ops.selective_scan import selective_scan, selective_scan_step
+from keras_ssm.ops.ssd import ssd, ssd_step
 from keras_ssm.ops.ssm_conv import s4_conv_kernel, s4d_conv_kernel
 from keras_ssm.ops.ssm_scan import ssm_scan, ssm_scan_step
 
@@ -27,6 +28,8 @@ __all__ = [
     "selective_scan",
     "selective_scan_step",
     "show_implementations",
+    "ssd",
+    "ssd_step",
     "ssm_scan",
     "ssm_scan_step",
     "use_implementation",

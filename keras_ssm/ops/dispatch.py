@@ -71,6 +71,21 @@ PREFERENCES = {
         "gpu": ("triton", "torch", "portable"),
     },
     ("linear_scan", "numpy"): {"cpu": ("portable",)},
+    ("ssd", "jax"): {
+        "cpu": ("lax", "portable"),
+        "gpu": ("lax", "portable"),
+        "tpu": ("lax", "portable"),
+    },
+    ("ssd", "tensorflow"): {
+        "cpu": ("xla", "portable"),
+        "cpu graph": ("xla", "portable"),
+        "gpu": ("xla", "portable"),
+    },
+    ("ssd", "torch"): {
+        "cpu": ("torch", "portable"),
+        "gpu": ("torch", "portable"),
+    },
+    ("ssd", "numpy"): {"cpu": ("portable",)},
     ("fft_conv", "jax"): {
         "cpu": ("portable",),
         "gpu": ("portable",),
@@ -92,6 +107,7 @@ PREFERENCES = {
             "selective_scan_step": ("portable",),
             "causal_conv1d_step": ("portable",),
             "linear_scan_step": ("portable",),
+            "ssd_step": ("portable",),
             "ssm_scan": ("portable",),
             "ssm_scan_step": ("portable",),
             "s4d_conv_kernel": ("portable",),

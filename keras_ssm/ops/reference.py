@@ -50,6 +50,49 @@ def selective_scan(
     return y, h
 
 
+def ssd(
+    x,
+    dt,
+    A,
+    B,
+    C,
+    D=None,
+    *,
+    dt_bias=None,
+    dt_softplus=False,
+    initial_state=None,
+    mask=None,
+    segment_ids=None,
+    reverse=False,
+    chunk_size=None,
+):
+    """The recurrence of Mamba-2; see `keras_ssm.ops.ssd`.
+
+    Dao & Gu, 2024 (https://arxiv.org/abs/2405.21060), section 5. A recurrence
+    has no chunks: it ignores their size.
+    """
+    x, dt, A, B, C, D, dt_bias, state = _float64(
+        x, dt, A, B, C, D, dt_bias, initial_state
+    )
+    b, l, h, p = x.shape
+    B, C = per_channel(B, h), per_channel(C, h)  # (b, l, h, n)
+    state = np.zeros((b, h, p, B.shape[-1])) if state is None else state
+    dt = dt if dt_bias is None else dt + dt_bias
+    dt = np.logaddexp(dt, 0) if dt_softplus else dt
+    y = np.zeros((b, l, h, p))
+    for t, live, new in _steps(b, l, mask, segment_ids, reverse):
+        decay = np.exp(dt[:, t] * A)[..., None, None]
+        # The outer product of what each head reads and where it writes it.
+        update = (dt[:, t, :, None] * x[:, t])[..., None] * B[:, t, :, None]
+        before = np.where(new[:, None, None, None], 0, state)
+        step = decay * before + update
+        state = np.where(live[:, None, None, None], step, state)
+        out = (state * C[:, t, :, None]).sum(-1)
+        out = out if D is None else out + D[:, None] * x[:, t]
+        y[:, t] = np.where(live[:, None, None], out, 0)
+    return y, state
+
+
 def causal_conv1d(
     x,
     weight,

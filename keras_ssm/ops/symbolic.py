@@ -41,7 +41,7 @@ def symbolic(output_spec):
             options = {
                 name: arguments.pop(name)
                 for name, value in list(arguments.items())
-                if value is None or isinstance(value, (bool, str))
+                if value is None or isinstance(value, (bool, int, str))
             }
             node = SymbolicOp(function.__name__, options)
             return node.symbolic_call(**arguments)

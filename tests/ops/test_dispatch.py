@@ -24,6 +24,9 @@ DEFAULTS = {
     ("linear_scan", "jax"): "numba",
     ("linear_scan", "tensorflow"): "numba",
     ("linear_scan", "torch"): "numba",
+    ("ssd", "jax"): "lax",
+    ("ssd", "tensorflow"): "xla",
+    ("ssd", "torch"): "torch",
 }
 
 

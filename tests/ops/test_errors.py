@@ -24,7 +24,7 @@ CASE = Case(
     mask="right",
     segments="runs",
 )
-SCAN, CONV, LINEAR = OPS
+SCAN, CONV, LINEAR, SSD = OPS
 
 
 def make(op):
@@ -75,6 +75,19 @@ def raises(error, op, sentence, **changes):
         (LINEAR, "a", (5,), "(d) with d=6"),
         (LINEAR, "a", (5, 6), "(b, l, d) with b=2, l=5, d=6"),
         (LINEAR, "initial_state", (2, 5), "(b, d) with b=2, d=6"),
+        (SSD, "x", (2, 5, 6), "(b, l, h, p)"),
+        (SSD, "dt", (2, 5, 1), "(b, l, h) with b=2, l=5, h=6"),
+        (SSD, "A", (6, 3), "(h) with h=6"),
+        (SSD, "B", (2, 4, 3), "(b, l, n) with b=2, l=5"),
+        (SSD, "C", (2, 5, 4), "(b, l, n) with b=2, l=5, n=3"),
+        (SSD, "D", (5,), "(h) with h=6"),
+        (SSD, "dt_bias", (1,), "(h) with h=6"),
+        (
+            SSD,
+            "initial_state",
+            (2, 6, 3, 2),
+            "(b, h, p, n) with b=2, h=6, p=2, n=3",
+        ),
     ],
 )
 def test_wrong_shapes(op, name, shape, wanted):
@@ -103,6 +116,8 @@ def test_wrong_shapes_of_a_mask_or_of_segment_ids(op, name):
         *((SCAN, name) for name in ("dt_bias", "initial_state")),
         *((CONV, name) for name in ("x", "weight", "bias", "initial_state")),
         *((LINEAR, name) for name in ("a", "x", "initial_state")),
+        *((SSD, name) for name in ("x", "dt", "A", "B", "C", "D")),
+        *((SSD, name) for name in ("dt_bias", "initial_state")),
     ],
 )
 def test_integers_where_numbers_are_real(op, name):
@@ -136,6 +151,29 @@ def test_groups_that_do_not_divide_the_channels():
         "Received: x.shape=(2, 5, 6), B.shape=(2, 5, 4, 3).",
         B=maps,
         C=maps,
+    )
+
+
+def test_groups_that_do_not_divide_the_heads():
+    maps = zeros(2, 5, 4, 3)
+    raises(
+        ValueError,
+        SSD,
+        "the heads of `x` must be a multiple of the groups of `B`. "
+        "Received: x.shape=(2, 5, 6, 2), B.shape=(2, 5, 4, 3).",
+        B=maps,
+        C=maps,
+    )
+
+
+@pytest.mark.parametrize("size", (0, 1025, 64.0, True))
+def test_chunks_of_no_possible_size(size):
+    raises(
+        ValueError,
+        SSD,
+        "`chunk_size` must be an integer from 1 to 1024. "
+        f"Received: chunk_size={size!r}.",
+        chunk_size=size,
     )
 
 
@@ -199,7 +237,7 @@ def test_complex_numbers_that_do_not_fit(sentence, changes):
 @pytest.mark.parametrize(
     ("error", "name", "shape", "dtype", "sentence"),
     [
-        (ValueError, "x", (2, 5, 6), "float32", "`x` must have shape (b, d)."),
+        (ValueError, "x", (2,), "float32", "`x` must have shape (b, "),
         (ValueError, "state", (3, 6), "float32", "`state` must have shape (b,"),
         (ValueError, "mask", (2, 5), "bool", "`mask` must have shape (b) with"),
         (TypeError, "state", None, "int32", "`state` must be a floating-point"),
@@ -213,7 +251,7 @@ def test_steps_check_their_arguments(op, error, name, shape, dtype, sentence):
     step = {
         name: v[:, 0] if name in PER_STEP else v
         for name, v in given.items()
-        if name not in ("reverse", "segment_ids")
+        if name not in ("reverse", "segment_ids", "chunk_size")
     }
     call(f"{op}_step", step)
     step[name] = zeros(*(shape or given[name].shape), dtype=dtype)

@@ -1,5 +1,7 @@
 """Long sequences, and step sizes and decay rates at the ends of their range."""
 
+import functools
+
 import keras
 import numpy as np
 import oracle
@@ -8,7 +10,6 @@ from cases import Case, make_cotangents, make_inputs
 from compare import as_array, relative_error
 from harness import implementations, needs_gradients, run
 
-OP = "selective_scan"
 STEP_SIZES = (1e-4, 1e-2, 0.1, 1.0, 10.0)
 RATES = (-1e-3, -1e-2, -0.1, -1.0, -10.0, -100.0)
 # So many channels for each pair: the errors of one are a matter of luck.
@@ -19,20 +20,21 @@ CHANNEL_AXES = {"y": 2, "x": 2, "dt": 2, "state": 1, "A": 0}
 ROUNDING = 3e-7
 
 
-def make_extremes(length):
+def make_extremes(op, length):
     """Channels for each pair of a step size and a decay rate."""
     pairs = [(dt, a) for dt in STEP_SIZES for a in RATES]
     pairs = np.repeat(np.array(pairs), CHANNELS, axis=0)
-    case = Case("extremes", b=1, l=length, d=len(pairs), n=1, D=True)
-    arrays, options = make_inputs(OP, case)
+    case = Case("extremes", b=1, l=length, d=len(pairs), n=1, p=1, D=True)
+    arrays, options = make_inputs(op, case)
     jitter = np.random.default_rng(2).uniform(0.5, 1.0, arrays["dt"].shape)
     arrays["dt"] = (jitter * pairs[:, 0]).astype("float32").astype("float64")
-    arrays["A"] = pairs[:, 1:].astype("float32").astype("float64")
-    return arrays, options, make_cotangents(OP, case)
+    rates = pairs[:, 1].astype("float32").astype("float64")
+    arrays["A"] = rates.reshape(arrays["A"].shape)
+    return arrays, options, make_cotangents(op, case)
 
 
-@pytest.fixture(scope="module", params=(1000, 8192))
-def extremes(request):
+@functools.cache
+def extremes(op, length):
     """Arguments, the exact result, and that of a plain float32 loop.
 
     The loop has the exponential function of the backend: its errors are less
@@ -42,17 +44,27 @@ def extremes(request):
     def exp(v):
         return as_array(keras.ops.exp(keras.ops.convert_to_tensor(v)))
 
-    arguments = make_extremes(request.param)
-    exact = oracle.solve(OP, *arguments)
-    loop = oracle.solve(OP, *arguments, dtype="float32", exp=exp)
+    arguments = make_extremes(op, length)
+    exact = oracle.solve(op, *arguments)
+    loop = oracle.solve(op, *arguments, dtype="float32", exp=exp)
     return arguments, exact, loop
 
 
 @needs_gradients
-@pytest.mark.parametrize("implementation", implementations(OP, True))
-def test_extremes_are_as_accurate_as_a_plain_loop(implementation, extremes):
-    (arrays, options, cotangents), exact, loop = extremes
-    actual = run(OP, arrays, options, implementation, cotangents)
+@pytest.mark.parametrize(
+    ("op", "length", "implementation"),
+    [
+        (op, length, implementation)
+        for op, length in (
+            *(("selective_scan", 1000), ("selective_scan", 8192)),
+            ("ssd", 1000),
+        )
+        for implementation in implementations(op, True)
+    ],
+)
+def test_extremes_are_as_accurate_as_a_plain_loop(op, length, implementation):
+    (arrays, options, cotangents), exact, loop = extremes(op, length)
+    actual = run(op, arrays, options, implementation, cotangents)
     found = [by_name(result) for result in (actual, exact, loop)]
     worse = []
     for name in found[0]:

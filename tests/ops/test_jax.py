@@ -33,6 +33,7 @@ PARAMETERS = {
     "selective_scan": "A",
     "causal_conv1d": "weight",
     "linear_scan": "constant_a",
+    "ssd": "A",
 }
 each_to_export = pytest.mark.parametrize(
     ("op", "implementation"),

@@ -88,10 +88,23 @@ def make_linear_model(**options):
     return keras.Model([x, mask, a], outputs)
 
 
+def make_ssd_model(**options):
+    x = keras.Input((None, 6, 2), name="x")
+    mask = keras.Input((None,), dtype="bool", name="mask")
+    A = keras.Input(batch_shape=(6,), name="A")
+    B = keras.Input((None, 4), name="B")
+    dt = keras.ops.softplus(x[..., 0])
+    outputs = keras_ssm.ops.ssd(
+        x, dt, A, B, B, mask=mask, return_state=True, chunk_size=4, **options
+    )
+    return keras.Model([x, mask, A, B], outputs)
+
+
 MODELS = {
     "selective_scan": make_scan_model,
     "causal_conv1d": make_conv_model,
     "linear_scan": make_linear_model,
+    "ssd": make_ssd_model,
 }
 
 
@@ -105,6 +118,7 @@ def model_inputs(op, length):
         "selective_scan": ["A", "B"],
         "causal_conv1d": ["weight"],
         "linear_scan": ["constant_a"],
+        "ssd": ["A", "B"],
     }[op]
     inputs = [arrays["x"], mask, *(arrays[name] for name in names)]
     return [tensor(v) for v in inputs]
@@ -120,6 +134,11 @@ def test_a_functional_model_runs_at_lengths_it_has_not_seen(op):
         if op == "selective_scan":
             A, B = others
             given = dict(x=x, dt=keras.ops.softplus(x), A=A, B=B, C=B)
+        elif op == "ssd":
+            A, B = others
+            dt = keras.ops.softplus(x[..., 0])
+            given = dict(x=x, dt=dt, A=A, B=B, C=B)
+            options["chunk_size"] = 4
         elif op == "causal_conv1d":
             given = dict(x=x, weight=others[0])
             options["activation"] = "silu"
@@ -136,11 +155,13 @@ def test_a_functional_model_runs_at_lengths_it_has_not_seen(op):
 def test_a_functional_model_infers_its_shapes_without_a_kernel(op, monkeypatch):
     monkeypatch.setattr(keras_ssm.ops.dispatch, "run", None)
     y, state = MODELS[op]().outputs
-    assert y.shape == (None, None, 12 if op == "linear_scan" else 6)
+    channels = {"linear_scan": (12,), "ssd": (6, 2)}
+    assert y.shape == (None, None, *channels.get(op, (6,)))
     tails = {
         "selective_scan": (6, 4),
         "causal_conv1d": (3, 6),
         "linear_scan": (12,),
+        "ssd": (6, 2, 4),
     }
     assert state.shape == (None, *tails[op])
     assert y.dtype == state.dtype == "float32"

@@ -69,7 +69,7 @@ def make_function(op, case, implementation, jit_compile):
     dy, dstate = make_cotangents(op, case)
     cotangents = tuple(
         tf.TensorSpec([None, *rest], tf.float32)
-        for rest in ((None, dy.shape[2]), dstate.shape[1:])
+        for rest in ((None, *dy.shape[2:]), dstate.shape[1:])
     )
 
     @tf.function(
@@ -83,7 +83,7 @@ def make_function(op, case, implementation, jit_compile):
             floats,
             cotangents,
         )
-        assert outputs[0].shape.as_list() == [None, None, dy.shape[2]]
+        assert outputs[0].shape.as_list() == [None, None, *dy.shape[2:]]
         assert outputs[1].shape.as_list() == [None, *dstate.shape[1:]]
         return outputs, found
 

@@ -22,6 +22,8 @@ only_on("torch")
 import torch  # noqa: E402
 from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
 
+from keras_ssm.kernels.torch import selective_scan  # noqa: E402, F401
+
 CASE = Case(
     "torch",
     l=37,
@@ -41,6 +43,7 @@ PARAMETERS = {
     "selective_scan": "A",
     "causal_conv1d": "weight",
     "linear_scan": "constant_a",
+    "ssd": "A",
 }
 each = pytest.mark.parametrize(
     ("op", "implementation"),
@@ -238,7 +241,7 @@ def test_the_operator_is_well_behaved(reverse):
         *(torch.arange(40).reshape(2, 20) % 7 == 3, reverse),
     )
     operator = torch.ops.keras_ssm.selective_scan.default
-    torch.library.opcheck(operator, arguments)
+    torch.library.opcheck(operator, (*arguments, 32))
 
 
 def test_a_second_derivative_is_refused():
@@ -269,10 +272,17 @@ def test_a_linear_scan_keeps_its_output(implementation):
     assert a_and_y <= sum(saved.values()) < 1.1 * a_and_y
 
 
-@pytest.mark.parametrize("implementation", implementations(OPS[0], True))
-def test_training_never_holds_a_state_for_every_step(implementation):
-    case = Case("memory", b=1, l=512, d=64, n=16)
-    given, options, _, expected = make("selective_scan", case)
+@pytest.mark.parametrize(
+    ("op", "implementation"),
+    [
+        (op, name)
+        for op in ("selective_scan", "ssd")
+        for name in implementations(op, True)
+    ],
+)
+def test_training_never_holds_a_state_for_every_step(op, implementation):
+    case = Case("memory", b=1, l=512, d=64, n=16, p=1)
+    given, options, _, expected = make(op, case)
     for name in expected.gradients:
         given[name].requires_grad_()
     saved = []
@@ -282,6 +292,6 @@ def test_training_never_holds_a_state_for_every_step(implementation):
         return v
 
     with torch.autograd.graph.saved_tensors_hooks(save, lambda v: v):
-        call("selective_scan", given, options, implementation)
+        call(op, given, options, implementation)
     everything = case.l * case.d * case.n
     assert case.l * case.d <= sum(saved) < everything / 2

@@ -10,6 +10,7 @@ are those of autograd, which keeps every state.
 
 import torch
 
+from keras_ssm.kernels.ssd_chunk import Chunk, join_heads, split_heads
 from keras_ssm.kernels.torch.loop import Layout, forget
 
 CHUNK = 16
@@ -19,7 +20,7 @@ LONGEST = 2**32
 
 def recurrence(x, dt, A, B, C, h, resets, reverse):
     """`h[t] = exp(dt[t] A) h[t-1] + dt[t] B[t] x[t]; y[t] = C[t] h[t]`."""
-    layout = Layout(x, A, B)
+    layout = Layout(x, A, B, CHUNK)
     A, h = layout.state(A[None])[0], layout.state(h)[:, None]
     inputs = [layout.grouped(v) for v in (x, dt, B, C, resets)]
     if reverse:
@@ -54,14 +55,40 @@ def linear_recurrence(a, x, h, resets, reverse):
     return _in_order(y, x.shape[1], reverse), ends[:, -1]
 
 
-def _times(length, like):
+def ssd(x, dt, A, B, C, h, resets, reverse, chunk_size):
+    """`h[t] = exp(dt[t] A) h[t-1] + dt[t] x[t] B[t]; y[t] = h[t] C[t]`."""
+    inputs = [x, dt, B, C, resets]
+    if reverse:
+        inputs = [None if v is None else v.flip(1) for v in inputs]
+    time, exists = _times(x.shape[1], x, chunk_size)
+    inputs = [None if v is None else v[:, time] for v in inputs]
+    # A step behind the end has size 0, which changes nothing.
+    inputs[1] = torch.where(exists[..., None], inputs[1], 0)
+    if resets is not None:
+        inputs[4] = inputs[4] & exists
+    rows = [None if v is None else v.flatten(0, 1) for v in inputs]
+    chunk = Chunk(*rows, A, reverse=False)
+    a, u = (
+        v.unflatten(0, (-1, time.shape[0]))
+        for v in (chunk.decay(), chunk.update())
+    )
+    a, u = _compose(a, u)
+    h = split_heads(h, B.shape[2])[:, None]
+    ends = a * h + u
+    y = chunk.outputs(_starts(h, ends).flatten(0, 1))
+    y = y.unflatten(0, (-1, time.shape[0])).flatten(1, 2)
+    y = y[:, _in_time(x.shape[1], y, reverse)]
+    return y, join_heads(ends[:, -1])
+
+
+def _times(length, like, q=CHUNK):
     """The step at each place of each chunk, and whether it exists.
 
     Behind the end, the last step is repeated. There are at least two chunks:
     of a size that may be 1, exporters may conclude that it must not be.
     """
-    chunks = length // CHUNK + 2
-    time = CHUNK * _count(chunks, like)[:, None] + _count(CHUNK, like)
+    chunks = length // q + 2
+    time = q * _count(chunks, like)[:, None] + _count(q, like)
     exists = time < length
     return torch.where(exists, time, length - 1), exists
 
@@ -108,9 +135,14 @@ def _starts(h, ends):
 def _in_order(y, length, reverse):
     """The steps of all chunks behind each other, `(b, l, ...)`."""
     y = torch.stack(y, dim=2)
-    time = _count(length, y)
-    time = time.flip(0) if reverse else time
+    time = _in_time(length, y, reverse)
     return y[:, time // CHUNK, time % CHUNK]
+
+
+def _in_time(length, like, reverse):
+    """Where the steps are that have been walked in their order."""
+    time = _count(length, like)
+    return time.flip(0) if reverse else time
 
 
 def _chunks_as_maps(A, steps):

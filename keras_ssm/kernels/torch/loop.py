@@ -1,6 +1,6 @@
 """The loop over time behind the selective scan, forward and backward.
 
-Chunks of `CHUNK` steps share the work that does not depend on the step before,
+Chunks of `q` steps share the work that does not depend on the step before,
 so that the loop itself is one fused multiply-add a step, in memory that stays
 in the cache. The state is laid out `(b, g, n, d/g)`: channels last. The
 forward pass keeps the state at the start of each chunk; the backward pass
@@ -10,12 +10,10 @@ formulas in `keras_ssm/kernels/lax/selective_scan.py`.
 
 import torch
 
-CHUNK = 32
 
-
-def forward(x, dt, A, B, C, h, resets, reverse):
+def forward(x, dt, A, B, C, h, resets, reverse, q):
     """`y`, the last state, and the state at the start of each chunk."""
-    layout = Layout(x, A, B)
+    layout = Layout(x, A, B, q)
     y, starts = layout.new(x.shape), layout.new_starts()
     inputs = [layout.over_time(v) for v in (x, dt, B, C, resets)]
     h, chunk = layout.state(h), _Chunk(layout, A, reverse)
@@ -28,9 +26,9 @@ def forward(x, dt, A, B, C, h, resets, reverse):
     return y, layout.from_state(h), starts
 
 
-def backward(dy, dh, x, dt, A, B, C, resets, starts, reverse):
+def backward(dy, dh, x, dt, A, B, C, resets, starts, reverse, q):
     """Gradients of x, dt, A (of each row), B, C and the initial state."""
-    layout = Layout(x, A, B)
+    layout = Layout(x, A, B, q)
     gradients = [layout.new(v.shape) for v in (x, dt, B, C)]
     outputs = [layout.over_time(v) for v in gradients]
     inputs = [layout.over_time(v) for v in (dy, x, dt, B, C, resets)]
@@ -56,9 +54,11 @@ class Layout:
         x: `(b, l, d)`.
         A: `(d, n)`.
         B: `(b, l, g, n)`.
+        q: Steps of a chunk.
     """
 
-    def __init__(self, x, A, B):
+    def __init__(self, x, A, B, q):
+        self.q = q
         self.rows, self.length, d = x.shape
         self.groups, n = B.shape[2:]
         self.state_shape = (self.groups, n, d // self.groups)
@@ -74,7 +74,7 @@ class Layout:
         So there are at least two: where there may be one, `torch.compile`
         compiles twice, for one and for more.
         """
-        chunks = (self.length + CHUNK - 1) // CHUNK + 1
+        chunks = (self.length + self.q - 1) // self.q + 1
         return self._like.new_zeros((self.rows, chunks, *self.state_shape))
 
     def grouped(self, v):
@@ -108,9 +108,10 @@ class _Chunk:
     """
 
     def __init__(self, layout, A, reverse):
-        self._length, self._reverse = layout.length, reverse
+        self._length, self._q = layout.length, layout.q
+        self._reverse = reverse
         self._A = layout.state(A[None])[0].contiguous()  # (g, n, d/g)
-        size = min(CHUNK, layout.length)
+        size = min(layout.q, layout.length)
         shape = (layout.rows, *layout.state_shape)
         self._decays = layout.new((size, *shape))
         self._gradients = layout.new((size, *shape))
@@ -119,8 +120,8 @@ class _Chunk:
 
     def order(self):
         """The steps of each chunk as slices, in the order of the scan."""
-        starts = range(0, self._length, CHUNK)
-        steps = [slice(s, min(s + CHUNK, self._length)) for s in starts]
+        starts = range(0, self._length, self._q)
+        steps = [slice(s, min(s + self._q, self._length)) for s in starts]
         return steps[::-1] if self._reverse else steps
 
     def states(self, start, x, dt, B, reset):
