@@ -10,10 +10,13 @@ from keras_ssm.layers.initializers import (
     S4DInv,
     S4DLin,
     S4DReal,
+    UniformDecay,
 )
 from keras_ssm.layers.lru import LRU
 from keras_ssm.layers.lru_block import LRUBlock
 from keras_ssm.layers.mamba import Mamba
+from keras_ssm.layers.mamba2 import Mamba2
+from keras_ssm.layers.mamba2_block import Mamba2Block
 from keras_ssm.layers.mamba_block import MambaBlock
 from keras_ssm.layers.rg_lru import RGLRU
 from keras_ssm.layers.rg_lru_block import RGLRUBlock
@@ -35,6 +38,8 @@ __all__ = [
     "LRURing",
     "LogUniformDt",
     "Mamba",
+    "Mamba2",
+    "Mamba2Block",
     "MambaBlock",
     "RGLRU",
     "RGLRUBlock",
@@ -49,4 +54,5 @@ __all__ = [
     "S5",
     "S5Block",
     "StepCell",
+    "UniformDecay",
 ]

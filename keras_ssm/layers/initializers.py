@@ -42,6 +42,56 @@ class S4DReal(keras.initializers.Initializer):
 
 
 @keras.saving.register_keras_serializable(package="keras_ssm")
+class UniformDecay(keras.initializers.Initializer):
+    """The logarithm of decay rates that are uniform between two of them.
+
+        A_log = log(a),  a ~ U(minimum, maximum)
+
+    Args:
+        minimum: Smallest decay rate.
+        maximum: Largest decay rate.
+        seed: Integer, for the same values every time.
+
+    Raises:
+        ValueError: Unless `0 < minimum <= maximum`.
+
+    Example:
+
+    ```python
+    Mamba2(A_log_initializer=UniformDecay(0.1, 1.0))
+    ```
+
+    Reference:
+        [Dao & Gu, 2024](https://arxiv.org/abs/2405.21060), its released code.
+    """
+
+    def __init__(
+        self,
+        minimum: float = 1.0,
+        maximum: float = 16.0,
+        seed: int | None = None,
+    ):
+        _check_bounds("UniformDecay", minimum, maximum)
+        self.minimum = minimum
+        self.maximum = maximum
+        self.seed = seed
+
+    def __call__(self, shape, dtype=None):
+        # The same everywhere: not every backend draws float64.
+        rates = keras.random.uniform(
+            shape, self.minimum, self.maximum, dtype="float32", seed=self.seed
+        )
+        return ops.cast(ops.log(rates), dtype)
+
+    def get_config(self):
+        return {
+            "minimum": self.minimum,
+            "maximum": self.maximum,
+            "seed": self.seed,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_ssm")
 class LogUniformDt(keras.initializers.Initializer):
     """Parameters of step sizes that are log-uniform between two of them.
 
@@ -82,11 +132,7 @@ class LogUniformDt(keras.initializers.Initializer):
         check_choice(
             "LogUniformDt", "activation", activation, ("softplus", "exp")
         )
-        if not 0 < minimum <= maximum:
-            raise ValueError(
-                "`LogUniformDt` needs 0 < minimum <= maximum. "
-                f"Received: minimum={minimum}, maximum={maximum}."
-            )
+        _check_bounds("LogUniformDt", minimum, maximum)
         self.minimum = minimum
         self.maximum = maximum
         self.floor = floor
@@ -362,3 +408,11 @@ def _log_square(u, r_min, r_max):
     # Counted from the outer edge: near r = 1 only the difference is exact.
     outer = 1 - r_max**2
     return ops.log1p(-(outer + (1 - u) * (r_max**2 - r_min**2)))
+
+
+def _check_bounds(name, minimum, maximum):
+    if not 0 < minimum <= maximum:
+        raise ValueError(
+            f"`{name}` needs 0 < minimum <= maximum. "
+            f"Received: minimum={minimum}, maximum={maximum}."
+        )

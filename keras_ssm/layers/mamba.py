@@ -6,6 +6,7 @@ import keras
 from keras import initializers, ops, regularizers
 
 from keras_ssm.layers.arguments import check_positive
+from keras_ssm.layers.convolution import build_convolution
 from keras_ssm.layers.dense import (
     FloatDense,
     build_dense,
@@ -154,7 +155,7 @@ class Mamba(SequenceLayer):
         self.in_proj = build_dense(
             self, "in_proj", width, 2 * self.channels, **bias
         )
-        self._build_conv()
+        build_convolution(self, self.channels)
         self.x_proj = build_dense(
             self,
             "x_proj",
@@ -176,23 +177,6 @@ class Mamba(SequenceLayer):
         self.out_proj = build_dense(
             self, "out_proj", self.channels, width, **bias
         )
-
-    def _build_conv(self):
-        bound = 1 / math.sqrt(self.conv_kernel_size)
-        self.conv_kernel = self.add_weight(
-            shape=(self.conv_kernel_size, self.channels),
-            initializer=fan_in_uniform(),
-            autocast=False,
-            name="conv_kernel",
-        )
-        self.conv_bias = None
-        if self.use_conv_bias:
-            self.conv_bias = self.add_weight(
-                shape=(self.channels,),
-                initializer=initializers.RandomUniform(-bound, bound),
-                autocast=False,
-                name="conv_bias",
-            )
 
     def _build_ssm(self):
         shape = (self.channels, self.state_dim)

@@ -18,6 +18,8 @@ from keras_ssm.layers import (
     GriffinBlock,
     LRUBlock,
     Mamba,
+    Mamba2,
+    Mamba2Block,
     MambaBlock,
     RGLRUBlock,
     S4Block,
@@ -55,6 +57,12 @@ MIXERS = {
         ((3, 12), (12, 4)),
         ("A_log", "D", "dt_bias"),
     ),
+    Mamba2: Traits(
+        Mamba2Block,
+        {"state_dim": 4, "head_dim": 2, "groups": 2},
+        ((3, 28), (6, 2, 4)),
+        ("A_log", "D", "dt_bias", "norm_scale"),
+    ),
     S4D: Traits(
         S4DBlock,
         {"state_dim": 4},
@@ -88,7 +96,7 @@ LAYERS = (*MIXERS, *BLOCKS)
 # PyTorch runs all of them. JAX and TensorFlow compile what a test calls: there,
 # one of each kind has to do but for `make test-all`. S4D and S4 have a file of
 # tests of their own as well.
-KINDS = LAYERS if BACKEND == "torch" else (Mamba, MambaBlock, S5, RGLRU)
+KINDS = LAYERS if BACKEND == "torch" else (Mamba, MambaBlock, Mamba2, S5, RGLRU)
 
 each_layer = pytest.mark.parametrize(
     "layer_class",

@@ -26,10 +26,15 @@ from keras_ssm.layers import (
     Griffin,
     LogUniformDt,
     Mamba,
+    Mamba2,
+    UniformDecay,
 )
 
 SIZES = {
     Mamba: ("state_dim", "conv_kernel_size", "expand", "dt_rank"),
+    Mamba2: (
+        *("state_dim", "head_dim", "groups", "conv_kernel_size", "expand"),
+    ),
     S4D: ("state_dim",),
     S4: ("state_dim",),
     S5: ("state_dim", "blocks"),
@@ -133,9 +138,23 @@ def test_unknown_argument_is_named(layer_class):
         layer_class(units=4)
 
 
-def test_bounds_of_step_sizes_are_ordered():
-    with pytest.raises(ValueError, match="0 < minimum <= maximum"):
-        LogUniformDt(0.1, 0.01)
+@pytest.mark.parametrize("initializer", (LogUniformDt, UniformDecay))
+def test_bounds_are_ordered(initializer):
+    name = initializer.__name__
+    with pytest.raises(ValueError, match=f"`{name}` needs 0 < minimum <= max"):
+        initializer(0.1, 0.01)
+
+
+@pytest.mark.parametrize("sizes", ({"head_dim": 5}, {"groups": 5}))
+def test_heads_divide_the_channels_and_groups_the_heads(sizes):
+    expected = (
+        "mixer: `head_dim` must divide the channels, `expand * width`, into a "
+        "number of heads that is a multiple of `groups`. Received: "
+        f"head_dim={sizes.get('head_dim')}, groups={sizes.get('groups', 1)}, "
+        "expand=2, width=6."
+    )
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        Mamba2(**sizes, name="mixer").build((None, None, WIDTH))
 
 
 def test_unknown_initializer_is_named():

@@ -17,6 +17,7 @@ from keras_ssm.layers import (
     S4DInv,
     S4DLin,
     S4DReal,
+    UniformDecay,
 )
 from keras_ssm.layers.hippo import normal_plus_low_rank
 
@@ -33,6 +34,7 @@ CONFIGURED = {
     "inverse": S4DInv("imag"),
     "linear": S4DLin("log_decay"),
     "real": S4DReal(),
+    "decay": UniformDecay(0.5, 2.0, seed=7),
 }
 each_configured = pytest.mark.parametrize(
     "initializer", CONFIGURED.values(), ids=CONFIGURED

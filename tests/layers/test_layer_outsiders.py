@@ -15,7 +15,7 @@ from layer_harness import (
     value,
 )
 
-from keras_ssm.layers import Mamba, MambaBlock
+from keras_ssm.layers import Mamba, Mamba2, MambaBlock
 
 OPTIONS = [
     {},
@@ -58,6 +58,43 @@ def mamba(w, x):
     return y @ w["out_proj/kernel"] + w.get("out_proj/bias", 0)
 
 
+def mamba2(w, x, n=4, g=2, epsilon=1e-5):
+    """A layer of Mamba-2 in NumPy.
+
+    Dao & Gu, 2024 (https://arxiv.org/abs/2405.21060), section 7.
+
+    Args:
+        w: Weights in float64, by name.
+        x: Input, `(b, l, m)`.
+        n: Size of the state.
+        g: Number of groups.
+        epsilon: Of the norm.
+    """
+    b, l, _ = x.shape
+    d, h, k = len(w["norm_scale"]), len(w["D"]), len(w["conv_kernel"])
+    v = x @ w["in_proj/kernel"]
+    z, u, step = np.split(v, (d, v.shape[-1] - h), axis=-1)
+    padded = np.concatenate([np.zeros((b, k - 1, u.shape[-1])), u], axis=1)
+    windows = np.stack([padded[:, t : t + k] for t in range(l)], axis=1)
+    u = silu((windows * w["conv_kernel"]).sum(2) + w["conv_bias"])
+    u, B, C = np.split(u, (d, d + g * n), axis=-1)
+    u = u.reshape(b, l, h, -1)
+    B, C = (np.repeat(m.reshape(b, l, g, n), h // g, 2) for m in (B, C))
+    step = np.log1p(np.exp(step + w["dt_bias"]))
+    state, y = np.zeros((b, h, d // h, n)), []
+    for t in range(l):
+        decay = np.exp(-np.exp(w["A_log"]) * step[:, t])
+        update = np.einsum(
+            "bhp,bhn->bhpn", step[:, t, :, None] * u[:, t], B[:, t]
+        )
+        state = decay[..., None, None] * state + update
+        y.append(np.einsum("bhpn,bhn->bhp", state, C[:, t]))
+    y = np.stack(y, axis=1) + w["D"][:, None] * u
+    y = (y.reshape(b, l, d) * silu(z)).reshape(b, l, g, -1)
+    y = y / np.sqrt((y**2).mean(-1, keepdims=True) + epsilon)
+    return (y.reshape(b, l, d) * w["norm_scale"]) @ w["out_proj/kernel"]
+
+
 def block(w, x):
     """A block in NumPy: norm, layer, residual."""
     inner = {p.removeprefix("mixer/"): v for p, v in w.items()}
@@ -65,7 +102,7 @@ def block(w, x):
     return x + mamba(inner, x / scale * w["norm/scale"])
 
 
-FORMULAS = {Mamba: mamba, MambaBlock: block}
+FORMULAS = {Mamba: mamba, MambaBlock: block, Mamba2: mamba2}
 
 
 def weights_of(layer):
@@ -77,7 +114,10 @@ def weights_of(layer):
 
 @pytest.mark.parametrize(
     ("layer_class", "options"),
-    [*((Mamba, options) for options in OPTIONS), (MambaBlock, {})],
+    [
+        *((Mamba, options) for options in OPTIONS),
+        *((MambaBlock, {}), (Mamba2, {})),
+    ],
 )
 def test_layer_computes_the_formulas_of_the_paper(layer_class, options):
     layer = make(layer_class, **options)
@@ -89,7 +129,10 @@ def test_layer_computes_the_formulas_of_the_paper(layer_class, options):
 @needs_gradients
 @pytest.mark.parametrize(
     ("layer_class", "options"),
-    [(Mamba, OPTIONS[0]), (Mamba, OPTIONS[1]), (MambaBlock, {})],
+    [
+        *((Mamba, OPTIONS[0]), (Mamba, OPTIONS[1])),
+        *((MambaBlock, {}), (Mamba2, {})),
+    ],
 )
 def test_gradients_are_slopes_of_the_formulas_of_the_paper(
     layer_class, options
@@ -149,6 +192,7 @@ PEER_NAMES = {
     "D": "D",
     "out_proj/kernel": "out_proj.weight",
 }
+PEER_NAMES_2 = {**PEER_NAMES, "dt_bias": "dt_bias", "norm_scale": "norm.weight"}
 
 
 def to_peer(name, array):
@@ -160,7 +204,7 @@ def to_peer(name, array):
     return array
 
 
-def check_peer(torch, peer, layer):
+def check_peer(torch, peer, layer, names=PEER_NAMES):
     """Compares outputs and all gradients after copying the weights over."""
     x, cotangent = sequences(LENGTH), sequences(seed=5)
     theirs = dict(peer.named_parameters())
@@ -168,11 +212,11 @@ def check_peer(torch, peer, layer):
         v.path.removeprefix(f"{layer.name}/"): v
         for v in layer.trainable_variables
     }
-    assert {PEER_NAMES[name] for name in ours} == set(theirs)
+    assert {names[name] for name in ours} == set(theirs)
     with torch.no_grad():
         for name, v in ours.items():
             array = torch.from_numpy(to_peer(name, value(v)))
-            theirs[PEER_NAMES[name]].copy_(array)
+            theirs[names[name]].copy_(array)
     inputs = torch.from_numpy(x).requires_grad_()
     expected = peer(inputs)
     expected.backward(torch.from_numpy(cotangent))
@@ -182,7 +226,7 @@ def check_peer(torch, peer, layer):
         gradients.pop("x"), as_array(inputs.grad), "float32", "gradient", "x"
     )
     for name, v in ours.items():
-        expected = as_array(theirs[PEER_NAMES[name]].grad)
+        expected = as_array(theirs[names[name]].grad)
         actual = to_peer(name, gradients[v.path])
         assert_close(actual, expected, "float32", "gradient", name)
 
@@ -196,6 +240,25 @@ def test_layer_equals_the_mixer_of_transformers(torch):
     )
     peer = mamba.MambaMixer(config, layer_idx=0)
     check_peer(torch, peer, make(Mamba))
+
+
+def test_mamba2_equals_the_mixer_of_transformers(torch):
+    mamba2 = pytest.importorskip("transformers.models.mamba2.modeling_mamba2")
+    from transformers import Mamba2Config
+
+    config = Mamba2Config(
+        hidden_size=WIDTH,
+        state_size=4,
+        head_dim=3,
+        num_heads=4,
+        n_groups=1,
+        chunk_size=4,
+        num_hidden_layers=1,
+        vocab_size=8,
+    )
+    peer = mamba2.Mamba2Mixer(config, layer_idx=0)
+    layer = make(Mamba2, head_dim=3, groups=1)
+    check_peer(torch, peer, layer, PEER_NAMES_2)
 
 
 def test_layer_equals_the_block_of_mambapy(torch):

@@ -27,6 +27,7 @@ from keras_ssm.layers import (
     Griffin,
     LogUniformDt,
     Mamba,
+    Mamba2,
     MambaBlock,
 )
 
@@ -38,6 +39,10 @@ WEIGHTS = {
         *("conv_kernel", "conv_bias", "A_log", "D", "dt_bias"),
         *("in_proj/kernel", "x_proj/kernel", "dt_proj/kernel"),
         "out_proj/kernel",
+    ],
+    Mamba2: [
+        *("conv_kernel", "conv_bias", "A_log", "D", "dt_bias", "norm_scale"),
+        *("in_proj/kernel", "out_proj/kernel"),
     ],
     S4D: [
         *("log_dt", "A_log", "A_imag", "C_real", "C_imag", "D"),
@@ -65,6 +70,7 @@ NORMS = {
 # The weights that start the same in every layer.
 CONSTANT = {
     Mamba: {"A_log", "D"},
+    Mamba2: {"D", "norm_scale"},
     S4D: {"A_log", "A_imag", "out_proj/bias"},
     S4: {
         *("A_log", "A_imag", "P_real", "P_imag", "B_real", "B_imag"),
@@ -142,6 +148,10 @@ def test_parameter_count(options, count):
 @pytest.mark.parametrize(
     ("mixer", "count"),
     [
+        (
+            Mamba2,
+            64 * (128 + 384 + 2) + 5 * 384 + 3 * 2 + 128 + 128 * 64,
+        ),
         (S4D, 2 * 64 + 4 * 64 * 32 + 128 * 64 + 128),
         (S4, 2 * 64 + 8 * 64 * 32 + 128 * 64 + 128),
         (S5, 3 * 128 + 4 * 128 * 64 + 64 + 64 * 64 + 64),
@@ -153,7 +163,7 @@ def test_parameter_count(options, count):
         ),
     ],
 )
-def test_parameter_count_of_the_linear_family(mixer, count):
+def test_parameter_count_of_other_layers(mixer, count):
     layer = mixer()
     layer.build((None, None, 64))
     assert layer.count_params() == count

@@ -29,6 +29,8 @@ from keras_ssm.layers import (
     LogUniformDt,
     LRUBlock,
     Mamba,
+    Mamba2,
+    Mamba2Block,
     MambaBlock,
     RGLRUBlock,
     RGLRURing,
@@ -36,6 +38,7 @@ from keras_ssm.layers import (
     S4DBlock,
     S4DInv,
     S5Block,
+    UniformDecay,
 )
 
 SHARED = {
@@ -53,6 +56,13 @@ OF_DENSE = {
     "kernel_regularizer": keras.regularizers.L2(0.25),
 }
 OF_MAMBA = {"state_dim": 3, "conv_kernel_size": 2, "expand": 1, "dt_rank": 5}
+OF_MAMBA2 = {
+    "state_dim": 3,
+    "head_dim": 5,
+    "groups": 2,
+    "conv_kernel_size": 2,
+    "expand": 1,
+}
 OF_S4 = {
     "state_dim": 6,
     "mode": "recurrence",
@@ -90,6 +100,17 @@ GIVEN = {
         "dt_bias_initializer": LogUniformDt(0.01, 0.2, floor=0.001, seed=4),
     },
     MambaBlock: {**OF_BLOCKS, **OF_MAMBA},
+    Mamba2: {
+        **SHARED,
+        **OF_MAMBA2,
+        **OF_DENSE,
+        "use_conv_bias": False,
+        "use_bias": True,
+        "epsilon": 1e-3,
+        "A_log_initializer": UniformDecay(0.5, 2.0, seed=4),
+        "dt_bias_initializer": LogUniformDt(0.01, 0.2, floor=0.001, seed=4),
+    },
+    Mamba2Block: {**OF_BLOCKS, **OF_MAMBA2},
     S4D: {**SHARED, **OF_S4D, **OF_DENSE},
     S4DBlock: {**OF_BLOCKS, **OF_S4D},
     S4: {**SHARED, **OF_S4, **OF_DENSE},

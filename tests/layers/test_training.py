@@ -27,6 +27,8 @@ from keras_ssm.layers import (
     Griffin,
     GriffinBlock,
     Mamba,
+    Mamba2,
+    Mamba2Block,
     MambaBlock,
     S4DBlock,
     S5Block,
@@ -127,6 +129,7 @@ def test_dropout_differs_from_call_to_call():
 
 PROJECTIONS = {
     Mamba: ["in_proj", "x_proj", "dt_proj", "out_proj"],
+    Mamba2: ["in_proj", "out_proj"],
     S4D: ["out_proj"],
     S4: ["out_proj"],
     S5: ["out_proj"],
@@ -196,6 +199,7 @@ def test_int8_quantization_reaches_every_projection(layer_class):
             (2, 4),
         ),
         (MambaBlock, {"state_dim": 3, "dropout": 0.2}, 10, (2, 5, 4)),
+        (Mamba2Block, {"state_dim": 3, "dropout": 0.2}, 9, (2, 5, 4)),
         (S4DBlock, {"state_dim": 4, "dropout": 0.2}, 10, (2, 5, 4)),
         (S4, {"state_dim": 4, "return_sequences": False}, 12, (2, 4)),
         (S5Block, {"state_dim": 4, "blocks": 1}, 12, (2, 5, 4)),

@@ -1,0 +1,31 @@
+"""The parameters of the causal convolution in Mamba's layers."""
+
+import math
+
+from keras import initializers
+
+from keras_ssm.layers.dense import fan_in_uniform
+
+
+def build_convolution(layer, channels):
+    """Gives a layer its `conv_kernel`, and a `conv_bias` if it uses one.
+
+    Args:
+        layer: With `conv_kernel_size` and `use_conv_bias`.
+        channels: Of the convolution.
+    """
+    bound = 1 / math.sqrt(layer.conv_kernel_size)
+    layer.conv_kernel = layer.add_weight(
+        shape=(layer.conv_kernel_size, channels),
+        initializer=fan_in_uniform(),
+        autocast=False,
+        name="conv_kernel",
+    )
+    layer.conv_bias = None
+    if layer.use_conv_bias:
+        layer.conv_bias = layer.add_weight(
+            shape=(channels,),
+            initializer=initializers.RandomUniform(-bound, bound),
+            autocast=False,
+            name="conv_bias",
+        )
