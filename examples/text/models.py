@@ -8,18 +8,21 @@ over the text and classifies:
 
 A mixer is a residual block around pre-normalised layers, and all mixers have
 the same number of parameters: the LSTM's units, the Transformer's feed-forward
-width and the states of S4D and S4 are chosen so. `pooling` leaves the mixer out
-and so shows what the others add.
+width and the states of Mamba-2, S4D and S4 are chosen so. `pooling` leaves the
+mixer out and so shows what the others add.
 """
+
+import math
 
 import keras
 from keras import layers
 
-from keras_ssm.layers import MambaBlock, S4Block, S4DBlock
+from keras_ssm.layers import Mamba2Block, MambaBlock, S4Block, S4DBlock
 
 # From short trials on the embedded reviews.
 LEARNING_RATES = {
     "mamba": 4e-3,
+    "mamba2": 4e-3,
     "s4d": 4e-3,
     "s4": 4e-3,
     "lstm": 4e-3,
@@ -56,6 +59,8 @@ def mix(name: str, x, options):
         return x
     if name == "mamba":
         return mamba(x, options)
+    if name == "mamba2":
+        return mamba2(x, options)
     if name == "s4d":
         return s4(S4DBlock, x, match(s4d_parameters, options))
     if name == "s4":
@@ -71,7 +76,25 @@ def mix(name: str, x, options):
 
 def mamba(x, options):
     """One Mamba block, or one per direction and their average."""
-    block = MambaBlock(state_dim=options.state_dim, name="mixer")
+    return in_directions(
+        MambaBlock(state_dim=options.state_dim, name="mixer"), x, options
+    )
+
+
+def mamba2(x, options):
+    """The same of Mamba-2."""
+
+    def parameters(width, state_dim):
+        return options.directions * mamba2_parameters(width, state_dim)
+
+    state_dim = match(parameters, options)
+    return in_directions(
+        Mamba2Block(state_dim=state_dim, name="mixer"), x, options
+    )
+
+
+def in_directions(block, x, options):
+    """A block, or one per direction and their average."""
     if options.directions == 2:
         block = layers.Bidirectional(block, merge_mode="ave", name="mixer")
     return block(x)
@@ -145,6 +168,15 @@ def lstm_parameters(width: int, units: int) -> int:
     """Two directions of four gates, the norm and the way back to `width`."""
     gates = 2 * 4 * units * (width + units + 1)
     return 2 * width + gates + (2 * units + 1) * width
+
+
+def mamba2_parameters(width: int, state_dim: int) -> int:
+    """Two norms, two projections, a convolution, and three of each head."""
+    channels = 2 * width
+    heads = channels // math.gcd(channels, 64)
+    mapped = channels + 2 * state_dim
+    projections = width * (channels + mapped + heads) + channels * width
+    return width + channels + projections + 5 * mapped + 3 * heads
 
 
 def transformer_parameters(width: int, feed_forward: int) -> int:
