@@ -32,6 +32,7 @@ def main() -> None:
             request["format"],
             request["endpoints"],
             samples,
+            request["jit_compile"],
         )
     except Exception as error:
         report = {"kind": type(error).__name__, "message": str(error)}

@@ -5,13 +5,13 @@ import numpy as np
 
 from keras_ssm.ops import use_implementation
 from keras_ssm.serving.endpoints import make_endpoints
-from keras_ssm.serving.formats import FORMATS, single
+from keras_ssm.serving.formats import FORMATS, saved_model, single
 from keras_ssm.serving.samples import all_layers
 from keras_ssm.serving.signature import flat_inputs, inputs_of, is_sequence
 from keras_ssm.serving.stream import Stream
 
 
-def write(model, path, format, names, samples) -> None:
+def write(model, path, format, names, samples, jit_compile=False) -> None:
     """Writes a model to `path`, where nothing is yet.
 
     Args:
@@ -20,12 +20,15 @@ def write(model, path, format, names, samples) -> None:
         format: One of `FORMATS`.
         names: Names of the endpoints.
         samples: Pairs of flat inputs and outputs that the file is tried on.
+        jit_compile: Whether XLA compiles the endpoints of a SavedModel.
 
     Raises:
         NotImplementedError: If the format cannot hold the model.
         RuntimeError: If the file gives something else than the model.
     """
     endpoints = make_endpoints(model, names)
+    if jit_compile:
+        endpoints = [saved_model.compiled(endpoint) for endpoint in endpoints]
     try:
         with use_implementation(FORMATS[format].IMPLEMENTATION):
             FORMATS[format].write(model, endpoints, path)

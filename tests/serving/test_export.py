@@ -98,6 +98,19 @@ def test_convolutions_are_served_and_streamed(tmp_path):
     test_streams_in_any_pieces_equal_the_whole(served)
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="it writes for all")
+def test_endpoints_are_compiled_by_xla_if_asked(tmp_path):
+    keras.utils.set_random_seed(0)
+    model, tokens = classifier(), padded_tokens(3, 9)
+    path = tmp_path / "model"
+    keras_ssm.export(
+        model, path, endpoints=("serve", "init", "step"), jit_compile=True
+    )
+    assert b"_XlaMustCompile" in (path / "saved_model.pb").read_bytes()
+    (found,) = consume(path, tmp_path, [("serve", (tokens,))])
+    assert_equal_outputs(found, whole(model, tokens))
+
+
 @pytest.mark.slow
 def test_a_mask_is_an_input_where_the_model_has_one(tmp_path):
     model = forecaster()
@@ -178,6 +191,11 @@ def block(**options):
         (ValueError, "`format` must be one of", {"format": "pickle"}),
         (ValueError, "`endpoints` must be some of", {"endpoints": ("go",)}),
         (ValueError, "`endpoints` must be some of", {"endpoints": ()}),
+        (
+            ValueError,
+            "`jit_compile=True` is for",
+            {"path": "model.onnx", "format": "onnx", "jit_compile": True},
+        ),
         (ValueError, "a folder that holds something else", {"path": "."}),
         (ValueError, "a folder that exists", {"path": "there/model"}),
         (ValueError, "known inputs", {"model": MambaBlock()}),
