@@ -240,7 +240,7 @@ def make_inputs(op: str, case: Case, seed: int = 0):
         if op == "ssd":
             options["chunk_size"] = SSD_CHUNK
     elif op == "linear_scan":
-        options["complex"] = _complex_of(case)
+        options["complex"] = complex_of(case)
     else:
         options["activation"] = "silu" if case.nonlinear else None
     return arrays, options
@@ -309,7 +309,7 @@ def _conv_arrays(case, random):
 
 
 def _linear_arrays(case, random):
-    b, l, d, pairs = case.b, case.l, case.d, _complex_of(case)
+    b, l, d, pairs = case.b, case.l, case.d, complex_of(case)
     name, shape = ("a", (b, l, d)) if case.z else ("constant_a", (d,))
     a = np.exp(-np.exp(random.uniform(np.log(1e-3), 0, shape)))
     angle = random.uniform(-np.pi, np.pi, shape)
@@ -327,7 +327,8 @@ def _linear_arrays(case, random):
     }
 
 
-def _complex_of(case):
+def complex_of(case):
+    """Names of the arrays of a linear scan that are complex numbers."""
     names = ("x",) if case.D else ()
     names += ("initial_state",) if case.D and case.initial_state else ()
     name = "a" if case.z else "constant_a"

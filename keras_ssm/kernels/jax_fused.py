@@ -289,43 +289,68 @@ def _plain_linear(*arguments, platform):
 
 
 def _plain_linear_gradients(*arguments, platform):
-    """Of a scan of which only the output is known."""
-    *tensors, dy, dy_imag, dh, dh_imag, reverse = arguments
-    y, y_imag, a, a_imag, h, h_imag, mask, resets = tensors
+    return linear_gradients(_plain_adjoint, *arguments)
 
+
+def _plain_adjoint(dy, dy_imag, a, a_imag, dh, dh_imag, mask, resets, reverse):
     def scan(x, x_imag, h, h_imag):
         return plain_linear.linear_scan(
             x, x_imag, a, a_imag, h, h_imag, mask, resets, reverse=reverse
         )
 
+    cotangents = dy, dy_imag, dh, dh_imag
     # It is linear in x and the state: their values do not matter.
-    _, adjoint = jax.vjp(scan, y, y_imag, h, h_imag)
-    cotangents = (v for v in (dy, dy_imag, dh, dh_imag) if v is not None)
-    dx, dx_imag, dh, dh_imag = adjoint(tuple(cotangents))
-    if mask is not None:
-        y, y_imag = _through_masked(y, y_imag, h, h_imag, mask, reverse)
-    before = plain_linear.before(y, h, resets, reverse)
-    da, da_imag = dx * before, None
-    if y_imag is not None:
-        before_imag = plain_linear.before(y_imag, h_imag, resets, reverse)
-        da = da + dx_imag * before_imag
-        if a_imag is not None:
-            da_imag = dx_imag * before - dx * before_imag
-    if a.ndim == 1:
-        da, da_imag = (
-            None if v is None else v.sum((0, 1)) for v in (da, da_imag)
-        )
-    found = dx, dx_imag, da, da_imag, dh, dh_imag
+    _, adjoint = jax.vjp(scan, *cotangents)
+    found = adjoint(tuple(v for v in cotangents if v is not None))
     return [v for v in found if v is not None]
 
 
-def _through_masked(y, y_imag, h, h_imag, mask, reverse):
-    """The state after each step: at masked ones, that of the step before."""
-    stay = jnp.where(mask[..., None], jnp.zeros_like(y), 1)
-    *y, _ = plain_linear.linear_scan(
-        y, y_imag, stay, None, h, h_imag, None, None, reverse=reverse
+def linear_gradients(adjoint, *arguments):
+    """The backward pass of a linear scan of which only the output is known.
+
+    Args:
+        adjoint: Function of the gradients of y, both parts, `a`, the gradients
+            of the last state, mask and resets, and `reverse` by keyword, that
+            returns the gradients of x and of the first state, in parts.
+        *arguments: Those of the backward pass.
+    """
+    *tensors, dy, dy_imag, dh, dh_imag, reverse = arguments
+    y, y_imag, a, a_imag, h, h_imag, mask, resets = tensors
+    found = adjoint(
+        *(dy, dy_imag, a, a_imag, dh, dh_imag, mask, resets), reverse=reverse
     )
-    return (*y, None)[:2] if h_imag is None else y[:2]
+    count = len(found) // 2
+    dx, dstate = found[:count], found[count:]
+    before = [
+        _state_before(*of_part, mask, resets, reverse)
+        for of_part in ((y, h), (y_imag, h_imag))[:count]
+    ]
+    da = [sum(g * v for g, v in zip(dx, before, strict=True))]
+    if a_imag is not None:
+        da.append(dx[1] * before[0] - dx[0] * before[1])
+    if a.ndim == 1:
+        da = [v.sum((0, 1)) for v in da]
+    return [*dx, *da, *dstate]
+
+
+def _state_before(y, h, mask, resets, reverse):
+    """The state before each step, 0 where it starts anew."""
+    if mask is not None:
+        y = _through_masked(y, h, mask, reverse)
+    return plain_linear.before(y, h, resets, reverse)
+
+
+def _through_masked(y, h, mask, reverse):
+    """The state after each step: at masked ones, that of the step before."""
+    step = jax.lax.broadcasted_iota(jnp.int32, mask.shape, 1)
+    if reverse:
+        none = mask.shape[1]
+        last = jax.lax.cummin(jnp.where(mask, step, none), 1, reverse=True)
+    else:
+        none = -1
+        last = jax.lax.cummax(jnp.where(mask, step, none), 1)
+    held = jnp.take_along_axis(y, last[..., None], axis=1, mode="clip")
+    return jnp.where((last == none)[..., None], h[:, None], held)
 
 
 def _as_kernels_return(gradients, tensors, axes):

@@ -58,8 +58,9 @@ PREFERENCES = {
     ("causal_conv1d", "numpy"): {"cpu": ("portable",)},
     ("linear_scan", "jax"): {
         "cpu": ("numba", "lax", "lax_associative", "portable"),
-        "gpu": ("lax_associative", "lax", "portable"),
-        "tpu": ("lax", "lax_associative", "portable"),
+        # The kernel has not run on a GPU yet.
+        "gpu": ("lax_associative", "pallas", "lax", "portable"),
+        "tpu": ("pallas", "lax", "lax_associative", "portable"),
     },
     ("linear_scan", "tensorflow"): {
         "cpu": ("numba", "xla", "xla_associative", "portable"),

@@ -130,8 +130,7 @@ def main():
     for b, d in splits[:1] if PLATFORM else splits:
         check(scan_loss, scan, scan_specs(b, d))
         check(conv_loss, conv, conv_specs(b, d))
-        if not PLATFORM:
-            check(linear_loss, linear, linear_specs(b, d))
+        check(linear_loss, linear, linear_specs(b, d))
     check_shard_map(scan)
 
 

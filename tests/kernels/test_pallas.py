@@ -11,7 +11,14 @@ import sys
 import keras
 import oracle
 import pytest
-from cases import Case, make_cotangents, make_inputs, named, select
+from cases import (
+    Case,
+    complex_of,
+    make_cotangents,
+    make_inputs,
+    named,
+    select,
+)
 from compare import assert_close, assert_same
 from harness import (
     call,
@@ -47,6 +54,13 @@ QUICK = {
         "packed_and_padded_backwards",
         "wide_window",
     ),
+    "linear_scan": (
+        "one_number",
+        "mamba_goes_on",  # complex, factors by step
+        "right_padding_backwards",
+        "packed_and_padded_backwards",
+        "holes",
+    ),
 }
 OPS = tuple(QUICK)
 HALF = Case(
@@ -73,7 +87,7 @@ SMALL = Case(
     segments="runs",
 )
 # Names of arguments that all rows share.
-SHARED = ("A", "D", "dt_bias", "weight", "bias")
+SHARED = ("A", "D", "dt_bias", "weight", "bias", "constant_a")
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -171,19 +185,23 @@ def test_on_eight_devices(of):
 
 LOWERED = {
     # name: dtype, options of a case
-    "mamba": ("bfloat16", dict(b=8, l=2048, d=1536, n=16)),
+    "mamba": (
+        "bfloat16",
+        dict(b=8, l=2048, d=1536, n=16, D=True, bias=True),
+    ),
     "mamba_float32": ("float32", dict(b=1, l=4096, d=2048, n=16)),
     "packed": (
         "bfloat16",
-        dict(b=2, l=300, d=200, n=16, mask="holes", segments="runs", k=20),
+        dict(b=2, l=300, d=200, n=16, mask="holes", segments="runs", k=20)
+        | dict(D=True, z=True, bias=True),
     ),
     "grouped": (
         "float32",
         dict(b=2, l=1000, d=384, n=64, g=2, reverse=True, mask="left", k=1),
     ),
     "odd": ("float32", dict(b=3, l=101, d=7, n=5, segments="runs", k=7)),
-    "half": ("float16", dict(b=2, l=256, d=256, n=24, reverse=True)),
-    "wide": ("bfloat16", dict(b=1, l=512, d=128, n=256, k=300)),
+    "half": ("float16", dict(b=2, l=256, d=256, n=24, reverse=True, D=True)),
+    "wide": ("bfloat16", dict(b=1, l=512, d=128, n=256, k=300, z=True)),
 }
 each_lowered = pytest.mark.parametrize(
     "name",
@@ -207,6 +225,8 @@ def shapes(op, case, dtype):
     """What an op takes, without values."""
     b, l, d, n, k = case.b, case.l, case.d, case.n, case.k
     steps, maps = (b, l, d), (b, l, case.g or 1, n)
+    if op == "linear_scan":
+        return _shapes_of_linear_scan(case, dtype)
     sizes = {
         "selective_scan": dict(
             x=steps, dt=steps, A=(d, n), B=maps, C=maps, D=(d,), z=steps
@@ -221,13 +241,35 @@ def shapes(op, case, dtype):
         name: jax.ShapeDtypeStruct(v, "float32" if name in wide else dtype)
         for name, v in sizes.items()
     }
-    if case.mask:
-        made["mask"] = jax.ShapeDtypeStruct((b, l), "bool")
-    if case.segments:
-        made["segment_ids"] = jax.ShapeDtypeStruct((b, l), "int32")
+    made |= _shapes_of_marks(case)
     option = {"selective_scan": "dt_softplus", "causal_conv1d": "activation"}
     value = {"selective_scan": True, "causal_conv1d": "silu"}
     return made, {"reverse": case.reverse, option[op]: value[op]}
+
+
+def _shapes_of_linear_scan(case, dtype):
+    b, l, d = case.b, case.l, case.d
+    pairs = complex_of(case)
+    of_a = {"a": (b, l, d)} if case.z else {"constant_a": (d,)}
+    made = {
+        name: jax.ShapeDtypeStruct(
+            (*shape[:-1], shape[-1] * (2 if name in pairs else 1)),
+            "float32" if name == "initial_state" else dtype,
+        )
+        for name, shape in {"x": (b, l, d), **of_a}.items()
+    }
+    made |= _shapes_of_marks(case)
+    return made, {"reverse": case.reverse, "complex": pairs}
+
+
+def _shapes_of_marks(case):
+    of_steps = {"mask": (case.mask, "bool")}
+    of_steps["segment_ids"] = (case.segments, "int32")
+    return {
+        name: jax.ShapeDtypeStruct((case.b, case.l), dtype)
+        for name, (there, dtype) in of_steps.items()
+        if there
+    }
 
 
 def gradient(op, options):
