@@ -172,15 +172,16 @@ def test_lora_trains_beside_frozen_projections(layer_class):
 
 
 @each_layer_with_projections
-def test_int8_quantization_reaches_every_projection(layer_class):
+def test_int8_quantization_reaches_every_large_projection(layer_class):
     layer = make_with_projections(layer_class)
     model = keras.Sequential([keras.Input((LENGTH, WIDTH)), layer])
     x = sequences()
     expected = as_array(model(x))
     model.quantize("int8")
     for dense in projections(layer):
-        assert dense.quantization_mode == "int8", dense.name
-        assert keras.backend.standardize_dtype(dense._kernel.dtype) == "int8"
+        small = dense.name in ("x_proj", "dt_proj")
+        dtype = keras.backend.standardize_dtype(dense._kernel.dtype)
+        assert (dtype == "int8") != small, dense.name
     actual = as_array(model(x))
     error = np.sqrt(np.mean((actual - expected) ** 2))
     assert 0 < error < 0.03 * np.sqrt(np.mean(expected**2))
