@@ -130,6 +130,7 @@ def curves(runs) -> Figure:
             label = f"{run['layer']}: {run['test_accuracy']:.1%} of the tests"
             axis.plot(minutes, accuracy, "o-", color=colour, label=label)
         axis.set(title=title, xlabel="minutes of training")
+        axis.set_xlim(left=0)
         axis.grid(color="#e3e6ea")
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
