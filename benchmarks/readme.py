@@ -12,7 +12,7 @@ import pathlib
 import re
 
 import report
-import signals
+import signal_runs
 import text_classification
 
 from keras_ssm.ops.dispatch import PREFERENCES
@@ -159,12 +159,12 @@ def _accuracy():
 
 
 def _signals():
-    record = json.loads(signals.RECORD.read_text())
+    record = json.loads(signal_runs.RECORD.read_text())
     return (
         "Signals (`examples/sequential_pixels.py`, `examples/raw_audio.py`, "
-        "`benchmarks/signals.py`, signals.json):\n\n"
+        "`benchmarks/signal_runs.py`, signals.json):\n\n"
         "![Learning curves](benchmarks/results/signals.png)\n\n"
-        + signals.table(record)
+        + signal_runs.table(record)
         + "\n"
     )
 
