@@ -42,6 +42,18 @@ def project(dense, x):
     return ops.cast(dense(x), dense.compute_dtype)
 
 
+def halves(x):
+    """The first and the second half of the channels.
+
+    Not by slices, each of which has a gradient as large as all of `x`.
+    """
+    if keras.config.backend() != "torch":
+        return ops.split(x, 2, axis=-1)
+    # `ops.split` would stop PyTorch's compiler.
+    shape = *ops.shape(x)[:-1], 2, x.shape[-1] // 2
+    return ops.unstack(ops.reshape(x, shape), 2, axis=-2)
+
+
 def contract(subscripts, x, matrix):
     """`einsum` of a sequence `(b, l, ...)` or a step `(b, ...)`.
 

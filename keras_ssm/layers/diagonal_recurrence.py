@@ -3,7 +3,12 @@
 from keras import initializers, ops, regularizers
 
 from keras_ssm.layers.arguments import check_choice, check_positive
-from keras_ssm.layers.dense import build_dense, contract, project
+from keras_ssm.layers.dense import (
+    build_dense,
+    contract,
+    halves,
+    project,
+)
 from keras_ssm.layers.sequence_layer import SequenceLayer
 from keras_ssm.ops import linear_scan, linear_scan_step
 
@@ -108,8 +113,7 @@ class DiagonalRecurrence(SequenceLayer):
             return y
         gate = project(self.out_proj, ops.gelu(y))
         if self.activation == "glu":
-            width = x.shape[-1]
-            y, gate = gate[..., :width], gate[..., width:]
+            y, gate = halves(gate)
         return y * ops.sigmoid(gate)
 
     def get_config(self):

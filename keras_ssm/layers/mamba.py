@@ -11,6 +11,7 @@ from keras_ssm.layers.dense import (
     FloatDense,
     build_dense,
     fan_in_uniform,
+    halves,
     project,
 )
 from keras_ssm.layers.initializers import LogUniformDt, S4DReal
@@ -241,10 +242,7 @@ class Mamba(SequenceLayer):
 
     def _inputs(self, x):
         """What goes through the convolution, and the gate."""
-        # Not `ops.split`, at which PyTorch's compiler stops, nor a reshape,
-        # which the way to ONNX merges wrongly with that of the projection.
-        xz = project(self.in_proj, x)
-        return xz[..., : self.channels], xz[..., self.channels :]
+        return halves(project(self.in_proj, x))
 
     def _scan_inputs(self, x):
         """`x, dt, A, B, C, D` for the scan, of a sequence or of a step."""

@@ -6,7 +6,12 @@ import keras
 from keras import initializers, ops, regularizers
 
 from keras_ssm.layers.arguments import check_choice, check_positive
-from keras_ssm.layers.dense import build_dense, fan_in_uniform, project
+from keras_ssm.layers.dense import (
+    build_dense,
+    fan_in_uniform,
+    halves,
+    project,
+)
 from keras_ssm.layers.initializers import LogUniformDt
 from keras_ssm.layers.sequence_layer import SequenceLayer
 from keras_ssm.ops import fft_conv, ssm_scan, ssm_scan_step
@@ -169,9 +174,7 @@ class StateSpaceLayer(SequenceLayer):
     def _leave(self, y):
         # The papers' GELU, not its approximation.
         y = project(self.out_proj, ops.gelu(y, approximate=False))
-        # Not `ops.split`, at which PyTorch's compiler stops.
-        y = ops.reshape(y, (*ops.shape(y)[:-1], 2, y.shape[-1] // 2))
-        y, gate = ops.unstack(y, 2, axis=-2)
+        y, gate = halves(y)
         return y * ops.sigmoid(gate)
 
     def get_config(self):
