@@ -11,6 +11,16 @@ def seeds():
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Each program maps memory; a process may hold a limited number of them."""
+    yield
+    if keras.config.backend() == "jax":
+        import jax
+
+        jax.clear_caches()
+
+
 def pytest_configure(config):
     # Keras 3.15 converts tensors in a way that NumPy 2 deprecates.
     config.addinivalue_line(
