@@ -28,7 +28,8 @@ def stream(served, x, cuts):
         else:
             results = served.steps(x[:, first:last], state)
         state = {name: results.pop(name) for name in state}
-        found.append(tuple(results.values()))
+        # A SavedModel does not keep the order of a dictionary.
+        found.append(tuple(results[name] for name in sorted(results)))
     return found
 
 

@@ -66,10 +66,6 @@ def test_served_outputs_are_those_of_the_model(served, index):
     assert_equal_outputs(served.results[index], expected)
 
 
-@pytest.mark.xfail(
-    BACKEND == "tensorflow",
-    reason="a piece came back without its axis of time; cause unknown",
-)
 def test_streams_in_any_pieces_equal_the_whole(served):
     expected = whole(served.model, STREAM)
     assert np.abs(expected[0][0] - expected[0][1]).max() > 1e-3
