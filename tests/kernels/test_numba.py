@@ -18,11 +18,14 @@ import pytest
 from compare import as_array, assert_close, assert_same
 
 import keras_ssm
+from keras_ssm.kernels import platforms
 from keras_ssm.ops import reference
 
 BACKEND = keras.config.backend()
 if BACKEND not in ("jax", "tensorflow", "torch"):
     pytest.skip("a backend without kernels", allow_module_level=True)
+if platforms.here(BACKEND) != "cpu":
+    pytest.skip("kernels for a CPU", allow_module_level=True)
 pytest.importorskip("numba")
 
 from keras_ssm.kernels.numba import (  # noqa: E402

@@ -17,8 +17,12 @@ from harness import (
     tensors,
 )
 
+from keras_ssm.kernels import platforms
+
 if BACKEND == "numpy":
     pytest.skip("a backend without kernels", allow_module_level=True)
+if platforms.here(BACKEND) != "cpu":
+    pytest.skip("kernels for a CPU", allow_module_level=True)
 pytest.importorskip("numba")
 
 OP = "linear_scan"

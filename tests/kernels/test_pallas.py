@@ -36,6 +36,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from jax.sharding import PartitionSpec  # noqa: E402
 
+from keras_ssm.kernels import platforms  # noqa: E402
 from keras_ssm.kernels.pallas.interpreter import interpreted  # noqa: E402
 
 PLATFORMS = ("gpu", "tpu")
@@ -90,6 +91,7 @@ SMALL = Case(
 SHARED = ("A", "D", "dt_bias", "weight", "bias", "constant_a")
 
 
+@pytest.mark.skipif(platforms.here("jax") != "cpu", reason="it is there")
 @pytest.mark.parametrize("op", OPS)
 def test_by_name_without_the_hardware(op):
     arrays, options = make_inputs(op, named("mamba"))
