@@ -157,7 +157,7 @@ class Run:
                 case=case,
                 dtype=self.settings.dtype,
                 key=(what, name),
-                seconds=0,
+                seconds=None,
             )
             row["peak_mb"] = megabytes(answer.get("peak_bytes"))
             self.say(f"  {backend} {what}, {name}: {row['peak_mb']} MB")

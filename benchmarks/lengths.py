@@ -58,15 +58,18 @@ def _models(run, worker, backend):
 def _measure(run, worker, backend, name, length):
     row = dict(part=PART, case=run.settings.length_case, backend=backend)
     row |= dict(what=BOTH, name=name, length=length)
-    answer = worker.ask(
-        "alone",
-        part="layer",
-        case=run.settings.length_case,
-        dtype=run.settings.dtype,
-        key=(BOTH, name),
-        seconds=run.settings.length_seconds / 5,
-        length=length,
-    )
+    answer = {}
+    for seconds in (None, run.settings.length_seconds / 5):
+        if "refused" not in answer:
+            answer |= worker.ask(
+                "alone",
+                part="layer",
+                case=run.settings.length_case,
+                dtype=run.settings.dtype,
+                key=(BOTH, name),
+                seconds=seconds,
+                length=length,
+            )
     if "refused" in answer:
         row["refused"] = answer["refused"]
         run.say(f"  {backend} {name}, {length}: {answer['refused']}")

@@ -9,6 +9,8 @@ import frameworks
 # Short calls are made several times in a row, for at least that long.
 SAMPLE_SECONDS = 0.005
 MOST_CALLS = 50
+# Of `mallopt`: what is larger is mapped by itself.
+_MMAP_THRESHOLD, _PAGES = -3, 65536
 _SELF = pathlib.Path("/proc/self")
 
 
@@ -37,6 +39,17 @@ def peak_memory(run) -> int | None:
     outputs = run()
     frameworks.load().wait(outputs)
     return max(0, _status("VmHWM") - before)
+
+
+def keep_no_freed_memory() -> None:
+    """Lets every tensor be memory that the system has just given.
+
+    Otherwise the C library serves small ones from what was freed before, and
+    a peak does not show them. Slower: not for processes whose time counts.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_MMAP_THRESHOLD, _PAGES)
 
 
 def _return_freed_memory():

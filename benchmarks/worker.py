@@ -85,7 +85,7 @@ class Worker:
         return {"samples": samples}
 
     def alone(self, part, case, dtype, key, seconds, length=None):
-        """Runs a candidate by itself: memory, then time.
+        """Runs a candidate by itself, for its time or for its memory.
 
         On a CPU in a process of its own.
 
@@ -94,7 +94,7 @@ class Worker:
             case: Name of the case.
             dtype: Dtype of the tensors.
             key: Which candidate.
-            seconds: For how long to time it.
+            seconds: For how long to time it; `None` to measure its memory.
             length: Another length than the case's.
         """
         request = (part, case, dtype, tuple(key), seconds, length)
@@ -156,25 +156,30 @@ def make(part, case, dtype, checked=True, length=None):
 
 def _child(channel, *request):
     _be_the_first_to_go()
+    *_, seconds, _ = request
+    if seconds is None:
+        measure.keep_no_freed_memory()
     frameworks.load().configure()
     channel.send(_measure(*request))
 
 
 def _measure(part, case, dtype, key, seconds, length):
-    """Peak memory and samples of a candidate, or why there are none."""
+    """Peak memory or samples of a candidate, or why there are none."""
     framework = frameworks.load()
     try:
         run = make(part, case, dtype, False, length)[key]().run
         framework.wait(run())
+        if seconds is None:
+            return {"peak_bytes": measure.peak_memory(run)}
         start = time.perf_counter()
-        peak = measure.peak_memory(run)
+        framework.wait(run())
         calls = measure.calls_in_a_row(time.perf_counter() - start)
         samples = [framework.seconds(run, calls)]
         while time.perf_counter() - start < seconds and len(samples) < 9:
             samples.append(framework.seconds(run, calls))
     except Exception as reason:
         return {"refused": _first_line(reason)}
-    return {"peak_bytes": peak, "samples": samples}
+    return {"samples": samples}
 
 
 def _be_the_first_to_go():
