@@ -4,6 +4,50 @@ import keras
 from keras import initializers, ops
 
 
+class ProjectionLayer(keras.layers.Layer):
+    """Base of layers whose projections are those of `build_dense`.
+
+    What was quantized has other variables than what was not. So that a file
+    loads again, the build config holds the dtype policies of those.
+
+    Args:
+        **kwargs: Arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.projections = ()  # names of the sublayers of `build_dense`
+        self.quantized_policies = {}
+
+    def projection_policies(self) -> dict:
+        """The dtype policies of the projections, by name."""
+        return {
+            name: getattr(self, name).dtype_policy for name in self.projections
+        }
+
+    def get_build_config(self):
+        config = super().get_build_config()
+        policies = {
+            name: policy
+            for name, policy in self.projection_policies().items()
+            if policy.quantization_mode is not None
+        }
+        if not config or not policies:
+            return config
+        serialize = keras.dtype_policies.serialize
+        policies = {name: serialize(p) for name, p in policies.items()}
+        return {**config, "quantized": policies}
+
+    def build_from_config(self, config):
+        config = dict(config)
+        deserialize = keras.dtype_policies.deserialize
+        self.quantized_policies = {
+            name: deserialize(policy)
+            for name, policy in config.pop("quantized", {}).items()
+        }
+        super().build_from_config(config)
+
+
 class FloatDense(keras.layers.Dense):
     """A `Dense` that stays as it is when a model is quantized.
 

@@ -3,10 +3,11 @@
 import keras
 from keras import ops
 
+from keras_ssm.layers.dense import ProjectionLayer
 from keras_ssm.ops.steps import take_steps
 
 
-class SequenceLayer(keras.layers.Layer):
+class SequenceLayer(ProjectionLayer):
     """Base of layers that speak the language of `keras.layers.LSTM`.
 
     It turns a mixer, which maps a sequence and states to a sequence and
@@ -17,12 +18,15 @@ class SequenceLayer(keras.layers.Layer):
     A subclass implements
 
     - `build_mixer(width)`: creates weights and sublayers;
-    - `state_shapes(width)`: the shape of each state, without the batch;
+    - `state_shapes(width)`: the shape of each state, without the batch. The
+      first size may be `None`: the number of steps that the state can hold,
+      which whoever makes the state chooses;
     - `mix(x, states, mask, reverse, training)` -> `(y, states)`: the whole
       sequence, `(b, l, d)`, with `y` in the order of `x`. Where the states are
       `None`, they begin at 0, and nobody asks for those at the end;
     - `mix_step(x, states, mask)` -> `(y, states)`: one step, `(b, d)`;
-    - `output_dtype`, if that is not the compute dtype.
+    - `output_dtype`, if that is not the compute dtype, and `state_dtypes`, if
+      some state is not float32.
 
     `x` comes in the output dtype, with masked steps set to 0.
 
@@ -55,13 +59,16 @@ class SequenceLayer(keras.layers.Layer):
         self.stateful = stateful
         self.supports_masking = True
         self.states = None
-        self.projections = ()  # names of the sublayers of `build_dense`
-        self.quantized_policies = {}
 
     @property
     def state_dtype(self) -> str:
         """float32; float64 where the layer computes in float64."""
         return "float64" if self.compute_dtype == "float64" else "float32"
+
+    @property
+    def state_dtypes(self) -> tuple:
+        """The dtype of each state: `state_dtype`, unless a subclass says so."""
+        return (self.state_dtype,) * len(self.state_shapes(self._width))
 
     @property
     def output_dtype(self) -> str:
@@ -78,40 +85,28 @@ class SequenceLayer(keras.layers.Layer):
             )
         width = sequences_shape[-1]
         self.build_mixer(width)
+        self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: width})
         if self.stateful:
             self.states = self._state_variables(sequences_shape[0], width)
-        self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: width})
 
-    def get_build_config(self):
-        config = super().get_build_config()
-        policies = {
-            name: policy
-            for name, policy in self.projection_policies().items()
-            if policy.quantization_mode is not None
-        }
-        if not config or not policies:
-            return config
-        serialize = keras.dtype_policies.serialize
-        policies = {name: serialize(p) for name, p in policies.items()}
-        return {**config, "quantized": policies}
-
-    def build_from_config(self, config):
-        # What was quantized has other variables, which the file fills.
-        config = dict(config)
-        deserialize = keras.dtype_policies.deserialize
-        self.quantized_policies = {
-            name: deserialize(policy)
-            for name, policy in config.pop("quantized", {}).items()
-        }
-        super().build_from_config(config)
-
-    def projection_policies(self) -> dict:
-        """The dtype policies of the projections, by name."""
-        return {
-            name: getattr(self, name).dtype_policy for name in self.projections
-        }
+    @property
+    def _width(self):
+        if self.input_spec is None:
+            raise ValueError(
+                f"{self.name}: the width is not known yet. Call the layer on "
+                "a sequence, or `layer.build((None, None, width))`, before "
+                "`get_initial_state`."
+            )
+        return self.input_spec.axes[-1]
 
     def _state_variables(self, batch_size, width):
+        if grows(self.state_shapes(width)):
+            raise ValueError(
+                f"{self.name}: `stateful=True` needs states of a fixed size, "
+                "and these grow with the context. Hand them on yourself: "
+                "`return_state=True` with `initial_state=...`. "
+                "Received: stateful=True."
+            )
         if batch_size is None:
             raise ValueError(
                 f"{self.name}: `stateful=True` needs a fixed batch size; pass "
@@ -121,13 +116,15 @@ class SequenceLayer(keras.layers.Layer):
         return [
             self.add_weight(
                 shape=(batch_size, *shape),
-                dtype=self.state_dtype,
+                dtype=dtype,
                 initializer="zeros",
                 trainable=False,
                 autocast=False,
                 name=f"state_{index}",
             )
-            for index, shape in enumerate(self.state_shapes(width))
+            for index, (shape, dtype) in enumerate(
+                zip(self.state_shapes(width), self.state_dtypes, strict=True)
+            )
         ]
 
     def parameter(self, name, shape, initializer):
@@ -177,19 +174,28 @@ class SequenceLayer(keras.layers.Layer):
             return tuple(ops.convert_to_tensor(v) for v in self.states)
         if not self.return_state:
             return None
-        return self._zeros(ops.shape(x)[0], x.shape[-1])
+        self._check_sizes_are_known(x.shape[-1])
+        return self.get_initial_state(ops.shape(x)[0])
+
+    def _check_sizes_are_known(self, width):
+        if grows(self.state_shapes(width)):
+            raise ValueError(
+                f"{self.name}: `return_state=True` needs an initial state, "
+                "whose size says how much of the context states may hold. Pass "
+                "`initial_state=layer.get_initial_state(batch_size, length)`. "
+                "Received: initial_state=None."
+            )
 
     def _check_states(self, states, width):
         shapes = self.state_shapes(width)
         states = (
             tuple(states) if isinstance(states, (tuple, list)) else (states,)
         )
-        if len(states) != len(shapes) or any(
-            tuple(state.shape[1:]) != tuple(shape)
-            for state, shape in zip(states, shapes, strict=False)
+        if len(states) != len(shapes) or not all(
+            map(_fits, (state.shape[1:] for state in states), shapes)
         ):
             expected = ", ".join(
-                f"(batch{''.join(f', {size}' for size in shape)})"
+                f"({', '.join(map(str, ('batch', *_filled(shape, 'length'))))})"
                 for shape in shapes
             )
             raise ValueError(
@@ -198,7 +204,10 @@ class SequenceLayer(keras.layers.Layer):
                 "`return_state=True` give them. Received: shapes "
                 f"{[tuple(state.shape) for state in states]}."
             )
-        return states
+        return tuple(
+            ops.cast(state, dtype)
+            for state, dtype in zip(states, self.state_dtypes, strict=True)
+        )
 
     def _select_output(self, y, mask):
         if self.return_sequences:
@@ -259,24 +268,24 @@ class SequenceLayer(keras.layers.Layer):
         y, states = self.mix(x, states, mask, False, False)
         return _select(mask, y), tuple(states)
 
-    def get_initial_state(self, batch_size):
+    def get_initial_state(self, batch_size, length=None):
         """The states before the first step, zeros, as a tuple.
 
         Args:
             batch_size: Number of rows.
+            length: Number of steps that states which grow with the context
+                can hold. States of a fixed size ignore it.
         """
-        if not self.built:
+        shapes = self.state_shapes(self._width)
+        if length is None and grows(shapes):
             raise ValueError(
-                f"{self.name}: the width is not known yet. Call the layer on "
-                "a sequence, or `layer.build((None, None, width))`, before "
-                "`get_initial_state`."
+                f"{self.name}: the states grow with the context, so that "
+                "`get_initial_state(batch_size, length)` needs the number of "
+                "steps that they can hold. Received: length=None."
             )
-        return self._zeros(batch_size, self.input_spec.axes[-1])
-
-    def _zeros(self, batch_size, width):
         return tuple(
-            ops.zeros((batch_size, *shape), self.state_dtype)
-            for shape in self.state_shapes(width)
+            ops.zeros((batch_size, *_filled(shape, length)), dtype)
+            for shape, dtype in zip(shapes, self.state_dtypes, strict=True)
         )
 
     def reset_state(self):
@@ -305,15 +314,17 @@ class SequenceLayer(keras.layers.Layer):
             return y
         return (y, *((batch, *s) for s in self.state_shapes(width)))
 
-    def compute_output_spec(self, sequences, *args, **kwargs):
+    def compute_output_spec(self, sequences, initial_state=None, **kwargs):
         _check_single(self, sequences)
         shapes = self.compute_output_shape(sequences.shape)
         if not self.return_state:
             return keras.KerasTensor(shapes, self.output_dtype)
-        y = keras.KerasTensor(shapes[0], self.output_dtype)
+        y, *states = shapes
+        if initial_state is None:
+            self._check_sizes_are_known(sequences.shape[-1])
         return (
-            y,
-            *(keras.KerasTensor(s, self.state_dtype) for s in shapes[1:]),
+            keras.KerasTensor(y, self.output_dtype),
+            *map(keras.KerasTensor, states, self.state_dtypes),
         )
 
     def get_config(self):
@@ -324,6 +335,23 @@ class SequenceLayer(keras.layers.Layer):
             "go_backwards": self.go_backwards,
             "stateful": self.stateful,
         }
+
+
+def grows(shapes) -> bool:
+    """Whether the size of a state is chosen by whoever makes it."""
+    return any(None in shape for shape in shapes)
+
+
+def _filled(shape, length):
+    return tuple(length if size is None else size for size in shape)
+
+
+def _fits(sizes, shape):
+    """Whether the sizes of a state are those that it must have."""
+    return len(sizes) == len(shape) and all(
+        wanted in (None, size)
+        for size, wanted in zip(sizes, shape, strict=True)
+    )
 
 
 def _select(mask, v):

@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from keras_ssm.layers.sequence_layer import SequenceLayer
+from keras_ssm.layers.sequence_layer import SequenceLayer, grows
 
 
 @keras.saving.register_keras_serializable(package="keras_ssm")
@@ -22,7 +22,8 @@ class StepCell(keras.layers.Layer):
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: If `layer` is no sequence layer of this library.
+        ValueError: If `layer` is no sequence layer of this library, or its
+            states grow with the context.
 
     Example:
 
@@ -39,17 +40,22 @@ class StepCell(keras.layers.Layer):
                 "`StepCell`: `layer` must be a sequence layer of keras_ssm, "
                 f"such as `Mamba()`. Received: layer={layer!r}."
             )
+        shapes = layer.state_shapes(width)
+        if grows(shapes):
+            raise ValueError(
+                "`StepCell`: the states of `layer` must have a fixed size, and "
+                "those of attention without a window grow with the context. "
+                f"Give it a `window`. Received: layer={layer!r}."
+            )
         self.layer = layer
         self.width = width
         # Flat states: RNN broadcasts masks against (batch, size).
-        self.state_size = [
-            math.prod(shape) for shape in layer.state_shapes(width)
-        ]
+        self.state_size = [math.prod(shape) for shape in shapes]
         self.output_size = width
 
     @property
     def compute_dtype(self):
-        """That of the states: `keras.layers.RNN` casts them to it."""
+        """float32 or float64: `keras.layers.RNN` casts all states to it."""
         return self.layer.state_dtype
 
     def build(self, input_shape):
@@ -65,13 +71,13 @@ class StepCell(keras.layers.Layer):
         )
         y, states = self.layer.step(inputs, states)
         return y, [
-            ops.reshape(state, (batch, size))
+            ops.cast(ops.reshape(state, (batch, size)), self.compute_dtype)
             for state, size in zip(states, self.state_size, strict=True)
         ]
 
     def get_initial_state(self, batch_size=None):
         return [
-            ops.zeros((batch_size, size), self.layer.state_dtype)
+            ops.zeros((batch_size, size), self.compute_dtype)
             for size in self.state_size
         ]
 
