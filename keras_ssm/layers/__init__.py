@@ -1,8 +1,10 @@
 """Layers: parameters, and one call to an op."""
 
+from keras_ssm.layers.gated_mlp import GatedMLP
 from keras_ssm.layers.griffin import Griffin
 from keras_ssm.layers.griffin_block import GriffinBlock
 from keras_ssm.layers.hippo import HiPPOBasis, HiPPOLegS
+from keras_ssm.layers.hybrid_block import HybridBlock
 from keras_ssm.layers.initializers import (
     LogUniformDt,
     LRURing,
@@ -29,10 +31,12 @@ from keras_ssm.layers.s5_block import S5Block
 from keras_ssm.layers.step_cell import StepCell
 
 __all__ = [
+    "GatedMLP",
     "Griffin",
     "GriffinBlock",
     "HiPPOBasis",
     "HiPPOLegS",
+    "HybridBlock",
     "LRU",
     "LRUBlock",
     "LRURing",

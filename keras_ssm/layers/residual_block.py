@@ -41,20 +41,22 @@ class ResidualBlock(SequenceLayer):
 
         Args:
             norm: Class of the norm.
-            mixer: Class of the mixer, a `SequenceLayer`.
+            mixer: Class of the mixer, a `SequenceLayer`, or what makes one of
+                its dtype policy and name.
             **options: Arguments of the mixer, which are those of the block.
         """
         self.norm = norm(
             epsilon=self.epsilon, dtype=self.output_dtype, name="norm"
         )
         self.mixer = mixer(dtype=self.dtype_policy, name="mixer", **options)
-        self.dropout_layer = keras.layers.Dropout(
-            self.dropout,
-            seed=self.seed,
-            dtype=self.dtype_policy,
-            name="dropout",
-        )
+        self.dropout_layer = self.make_dropout("dropout", self.seed)
         self._options = tuple(options)
+
+    def make_dropout(self, name, seed):
+        """Dropout before a residual is added."""
+        return keras.layers.Dropout(
+            self.dropout, seed=seed, dtype=self.dtype_policy, name=name
+        )
 
     @property
     def output_dtype(self):
@@ -71,6 +73,10 @@ class ResidualBlock(SequenceLayer):
 
     def state_shapes(self, width):
         return self.mixer.state_shapes(width)
+
+    @property
+    def state_dtypes(self):
+        return self.mixer.state_dtypes
 
     def mix(self, x, states, mask, reverse, training):
         y = ops.cast(self.norm(x), self.compute_dtype)

@@ -3,6 +3,8 @@
 import keras
 from keras import layers, ops
 
+from keras_ssm.layers.gated_mlp import GatedMLP
+from keras_ssm.layers.sequence_layer import grows
 from keras_ssm.ops.steps import take_steps
 
 # Each output step is a function of the same input step alone. Layers that
@@ -19,6 +21,7 @@ STEPWISE = (
     layers.Dropout,
     layers.ELU,
     layers.Embedding,
+    GatedMLP,
     layers.GaussianDropout,
     layers.GaussianNoise,
     layers.Identity,
@@ -73,7 +76,8 @@ class CarriedLayer(layers.Layer):
         layer: The sequence layer, built.
 
     Raises:
-        NotImplementedError: If the layer needs the future.
+        NotImplementedError: If the layer needs the future, or a state that
+            grows.
     """
 
     def __init__(self, layer):
@@ -84,9 +88,14 @@ class CarriedLayer(layers.Layer):
         self.layer = layer
         self.supports_masking = True
         width = layer.input_spec.axes[-1]
-        self.state_shapes = [
-            (shape, layer.state_dtype) for shape in layer.state_shapes(width)
-        ]
+        shapes = layer.state_shapes(width)
+        if grows(shapes):
+            reason = "its state grows with the sequence"
+            raise refusal(layer, reason, "Give its attention a `window`.")
+        feed_forward = getattr(layer, "feed_forward", None)
+        if feed_forward is not None:
+            check(feed_forward)
+        self.state_shapes = list(zip(shapes, layer.state_dtypes, strict=True))
         if not layer.return_sequences:
             self.state_shapes.append(((width,), layer.output_dtype))
 
