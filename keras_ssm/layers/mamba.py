@@ -55,8 +55,16 @@ class Mamba(SequenceLayer):
     | `D` | (d,) | 1 |
     | `out_proj/kernel` | (d, m) | U(±1/sqrt(d)) |
 
-    `A_log`, `D` and `dt_bias` stay float32 under every dtype policy. Exclude
-    them from weight decay:
+    With `use_inner_norm=True`, as in Jamba, dt, B and C are normalized behind
+    `x_proj`, each by its root mean square, and multiplied with
+
+    | name | shape | start |
+    |---|---|---|
+    | `dt_norm_scale` | (r,) | 1 |
+    | `B_norm_scale`, `C_norm_scale` | (n,) | 1 |
+
+    `A_log`, `D`, `dt_bias` and these scales stay float32 under every dtype
+    policy. Exclude the first three from weight decay:
     `optimizer.exclude_from_weight_decay(var_names=["A_log", "D", "dt_bias"])`.
 
     Args:
@@ -67,6 +75,8 @@ class Mamba(SequenceLayer):
             `ceil(width / 16)`.
         use_conv_bias: Whether the convolution has a bias.
         use_bias: Whether the outer projections have biases.
+        use_inner_norm: Whether dt, B and C are normalized.
+        epsilon: Of these norms.
         kernel_initializer: For the kernels of `in_proj`, `x_proj` and
             `out_proj`. `None` for the paper's.
         kernel_regularizer: For the kernels of `in_proj`, `x_proj`, `dt_proj`
@@ -106,7 +116,9 @@ class Mamba(SequenceLayer):
     ```
 
     Reference:
-        [Gu & Dao, 2023](https://arxiv.org/abs/2312.00752), section 3.4.
+        [Gu & Dao, 2023](https://arxiv.org/abs/2312.00752), section 3.4;
+        [Lieber et al., 2024](https://arxiv.org/abs/2403.19887), section 6.4,
+        inner norms.
     """
 
     def __init__(
@@ -118,6 +130,8 @@ class Mamba(SequenceLayer):
         dt_rank: int | None = None,
         use_conv_bias: bool = True,
         use_bias: bool = False,
+        use_inner_norm: bool = False,
+        epsilon: float = 1e-6,
         kernel_initializer=None,
         kernel_regularizer=None,
         A_log_initializer=None,
@@ -138,6 +152,8 @@ class Mamba(SequenceLayer):
         self.dt_rank = dt_rank
         self.use_conv_bias = use_conv_bias
         self.use_bias = use_bias
+        self.use_inner_norm = use_inner_norm
+        self.epsilon = epsilon
         self.kernel_initializer = initializers.get(
             kernel_initializer or fan_in_uniform()
         )
@@ -186,6 +202,12 @@ class Mamba(SequenceLayer):
         self.dt_bias = self.parameter(
             "dt_bias", (self.channels,), self.dt_bias_initializer
         )
+        if self.use_inner_norm:
+            sizes = {"dt": self._rank, "B": self.state_dim, "C": self.state_dim}
+            self.inner_scales = [
+                self.parameter(f"{name}_norm_scale", (size,), "ones")
+                for name, size in sizes.items()
+            ]
 
     def state_shapes(self, width):
         channels = self.expand * width
@@ -250,8 +272,15 @@ class Mamba(SequenceLayer):
         end_of_B = self._rank + self.state_dim
         dt = maps[..., : self._rank]
         B, C = maps[..., self._rank : end_of_B], maps[..., end_of_B:]
+        if self.use_inner_norm:
+            dt, B, C = map(self._normalized, (dt, B, C), self.inner_scales)
         A = -ops.exp(ops.convert_to_tensor(self.A_log))
         return x, project(self.dt_proj, dt), A, B, C, self.D
+
+    def _normalized(self, v, scale):
+        wide = ops.cast(v, self.state_dtype)
+        mean = ops.mean(ops.square(wide), axis=-1, keepdims=True)
+        return ops.cast(wide * ops.rsqrt(mean + self.epsilon) * scale, v.dtype)
 
     def get_config(self):
         return {
@@ -262,6 +291,8 @@ class Mamba(SequenceLayer):
             "dt_rank": self.dt_rank,
             "use_conv_bias": self.use_conv_bias,
             "use_bias": self.use_bias,
+            "use_inner_norm": self.use_inner_norm,
+            "epsilon": self.epsilon,
             "kernel_initializer": initializers.serialize(
                 self.kernel_initializer
             ),

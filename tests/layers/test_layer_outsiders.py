@@ -21,6 +21,7 @@ OPTIONS = [
     {},
     {"use_conv_bias": False, "use_bias": True, "state_dim": 3, "expand": 3},
     {"conv_kernel_size": 1, "dt_rank": 4, "state_dim": 1},
+    {"use_inner_norm": True, "epsilon": 1e-2},
 ]
 
 
@@ -28,7 +29,7 @@ def silu(v):
     return v / (1 + np.exp(-v))
 
 
-def mamba(w, x):
+def mamba(w, x, epsilon=1e-2):
     """A layer of Mamba in NumPy.
 
     Gu & Dao, 2023 (https://arxiv.org/abs/2312.00752), section 3.4 and
@@ -37,6 +38,7 @@ def mamba(w, x):
     Args:
         w: Weights in float64, by name.
         x: Input, `(b, l, m)`.
+        epsilon: Of Jamba's norms, where there are weights of them.
     """
     b, l, _ = x.shape
     d, n = w["A_log"].shape
@@ -48,6 +50,15 @@ def mamba(w, x):
     u = silu((windows * w["conv_kernel"]).sum(2) + w.get("conv_bias", 0))
     s = u @ w["x_proj/kernel"]
     step, B, C = s[..., :r], s[..., r : r + n], s[..., r + n :]
+    if "dt_norm_scale" in w:
+        step, B, C = (
+            v / np.sqrt((v**2).mean(-1, keepdims=True) + epsilon) * w[name]
+            for name, v in (
+                ("dt_norm_scale", step),
+                ("B_norm_scale", B),
+                ("C_norm_scale", C),
+            )
+        )
     step = np.log1p(np.exp(step @ w["dt_proj/kernel"] + w["dt_bias"]))
     h, y = np.zeros((b, d, n)), []
     for t in range(l):
@@ -130,7 +141,7 @@ def test_layer_computes_the_formulas_of_the_paper(layer_class, options):
 @pytest.mark.parametrize(
     ("layer_class", "options"),
     [
-        *((Mamba, OPTIONS[0]), (Mamba, OPTIONS[1])),
+        *((Mamba, OPTIONS[0]), (Mamba, OPTIONS[1]), (Mamba, OPTIONS[3])),
         *((MambaBlock, {}), (Mamba2, {})),
     ],
 )

@@ -96,6 +96,8 @@ GIVEN = {
         **OF_DENSE,
         "use_conv_bias": False,
         "use_bias": True,
+        "use_inner_norm": True,
+        "epsilon": 1e-3,
         "A_log_initializer": keras.initializers.Constant(0.5),
         "dt_bias_initializer": LogUniformDt(0.01, 0.2, floor=0.001, seed=4),
     },
