@@ -36,6 +36,9 @@ class HybridBlock(ResidualBlock):
         feed_forward: A layer of Keras that treats every step by itself and
             keeps the width, such as `GatedMLP(units)` or
             `MixtureOfExperts(experts, units)`. `None` for none.
+        remat: Whether to compute what is between norm and dropout again in
+            the backward pass of training, instead of keeping it. Not so a
+            `feed_forward` whose call takes `training`: it may be random.
         dropout: Rate of dropout before a residual is added.
         epsilon: Of the RMS norms.
         seed: Integer, for the dropout.
@@ -85,9 +88,12 @@ class HybridBlock(ResidualBlock):
         2.1 (Griffin).
     """
 
-    def __init__(self, mixer, feed_forward=None, **kwargs):
+    def __init__(
+        self, mixer, feed_forward=None, *, remat: bool = False, **kwargs
+    ):
         super().__init__(**kwargs)
         _check(mixer, feed_forward)
+        self.remat = remat
         self.compose(
             keras.layers.RMSNormalization,
             lambda dtype, name: _again(mixer, dtype, name),
@@ -142,6 +148,21 @@ class HybridBlock(ResidualBlock):
         x, states = super().mix(x, states, mask, reverse, training)
         return self._feed_forward(x, mask, training), states
 
+    def mixed(self, x, states, mask, reverse, training):
+        mixed = super().mixed
+        if not (self.remat and training):
+            return mixed(x, states, mask, reverse, training)
+        if states is None:
+            y = keras.remat(lambda x: mixed(x, None, mask, reverse, True)[0])
+            return y(x), None
+
+        def flat(x, *states):
+            y, states = mixed(x, states, mask, reverse, True)
+            return y, *states
+
+        y, *states = keras.remat(flat)(x, *states)
+        return y, states
+
     def mix_step(self, x, states, mask):
         x, states = super().mix_step(x, states, mask)
         return self._feed_forward(x, mask, False), states
@@ -151,11 +172,15 @@ class HybridBlock(ResidualBlock):
         if self.feed_forward is None:
             return x
         options = {"mask": mask, "training": training}
-        y = self.feed_forward(
-            ops.cast(self.feed_forward_norm(x), self.compute_dtype),
-            **{name: v for name, v in options.items() if name in self._takes},
-        )
-        y = self.feed_forward_dropout(y, training=training)
+        options = {k: v for k, v in options.items() if k in self._takes}
+
+        def fed(x):
+            x = ops.cast(self.feed_forward_norm(x), self.compute_dtype)
+            return self.feed_forward(x, **options)
+
+        if self.remat and training and "training" not in options:
+            fed = keras.remat(fed)
+        y = self.feed_forward_dropout(fed(x), training=training)
         return x + ops.cast(y, x.dtype)
 
     def get_config(self):
@@ -163,6 +188,7 @@ class HybridBlock(ResidualBlock):
             **super().get_config(),
             "mixer": _serialized(self.mixer),
             "feed_forward": _serialized(self.feed_forward),
+            "remat": self.remat,
         }
 
     @classmethod

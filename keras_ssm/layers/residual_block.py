@@ -79,10 +79,14 @@ class ResidualBlock(SequenceLayer):
         return self.mixer.state_dtypes
 
     def mix(self, x, states, mask, reverse, training):
-        y = ops.cast(self.norm(x), self.compute_dtype)
-        y, states = self.mixer.mix(y, states, mask, reverse, training)
+        y, states = self.mixed(x, states, mask, reverse, training)
         y = self.dropout_layer(y, training=training)
         return x + ops.cast(y, x.dtype), states
+
+    def mixed(self, x, states, mask, reverse, training):
+        """What is added to the residual stream, before dropout."""
+        y = ops.cast(self.norm(x), self.compute_dtype)
+        return self.mixer.mix(y, states, mask, reverse, training)
 
     def mix_step(self, x, states, mask):
         y = ops.cast(self.norm(x), self.compute_dtype)

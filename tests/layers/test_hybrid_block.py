@@ -5,13 +5,18 @@ import numpy as np
 import pytest
 from compare import assert_same
 from layer_harness import (
+    BACKEND,
     WIDTH,
     as_array,
     assert_close,
+    layer_gradients,
     make,
     mask_of,
+    needs_gradients,
+    random_states,
     randomize,
     sequences,
+    twin,
 )
 
 from keras_ssm.layers import GatedMLP, HybridBlock, Mamba, MambaBlock
@@ -113,6 +118,75 @@ def test_a_feed_forward_that_takes_masks_gets_them():
     state = layer.get_initial_state(3)
     y, _ = layer.step(x[:, 0], state, mask=mask[:, 0])
     assert_close(y, without[:, 0], "float32")
+
+
+def moved_by_a_step(layer, remat, from_state):
+    """How a step of training moves the weights of a layer and one before."""
+    layer = twin(layer, remat=remat)
+    first = keras.layers.Dense(WIDTH)
+    inputs = {"x": sequences(), "mask": mask_of("holes")}
+    if from_state:
+        states = random_states(layer)
+        inputs |= {f"state_{i}": state for i, state in enumerate(states)}
+    given = {
+        name: keras.Input(v.shape[1:], dtype=v.dtype.name, name=name)
+        for name, v in inputs.items()
+    }
+    state = [v for name, v in given.items() if "state" in name] or None
+    y = layer(first(given["x"]), state, mask=given["mask"])
+    model = keras.Model(given, y)
+    first.kernel.assign(np.eye(WIDTH))
+    before = model.get_weights()
+    model.compile(keras.optimizers.SGD(1.0), "mse", jit_compile=False)
+    model.train_on_batch(inputs, sequences(seed=5))
+    return [
+        new - old
+        for new, old in zip(model.get_weights(), before, strict=True)
+        if new.dtype == "float32"
+    ]
+
+
+@needs_gradients
+@pytest.mark.parametrize(
+    "from_state",
+    [
+        pytest.param(v, marks=pytest.mark.slow if BACKEND == "jax" else ())
+        for v in (False, True)
+    ],
+)
+def test_remat_changes_no_gradient(from_state):
+    layer = block(GatedMLP(8), dropout=0.5, seed=3)
+    kept, computed_again = (
+        moved_by_a_step(layer, remat, from_state) for remat in (False, True)
+    )
+    assert len(kept) == len(layer.trainable_weights) + 2
+    for one, other in zip(computed_again, kept, strict=True):
+        assert_close(one, other, "float32", "gradient")
+
+
+@needs_gradients
+def test_remat_computes_the_inside_again_in_training_alone():
+    calls = []
+    layer = block(GatedMLP(8), remat=True)
+    for part, name in ((layer.mixer, "mix"), (layer.feed_forward, "call")):
+        inner = getattr(part, name)
+
+        def spy(*args, inner=inner, **kwargs):
+            calls.append(inner)
+            return inner(*args, **kwargs)
+
+        setattr(part, name, spy)
+    x = sequences()
+    layer(x, training=False)
+    assert len(calls) == 2
+    if BACKEND == "jax":  # It repeats what it traced once.
+        import jax
+
+        program = jax.make_jaxpr(lambda x: layer(x, training=True))(x)
+        assert str(program).count("remat") == 2
+        return
+    layer_gradients(layer, x, sequences(seed=5), training=True)
+    assert len(calls) == 2 + 4
 
 
 @pytest.mark.parametrize(
