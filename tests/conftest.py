@@ -11,14 +11,26 @@ def seeds():
     keras.utils.set_random_seed(0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def forget_programs():
-    """Each program maps memory; a process may hold a limited number of them."""
-    yield
-    if keras.config.backend() == "jax":
-        import jax
+# Where programs are compiled as users have them: XLA's optimizations take
+# more than half of the time of tests that run a program once.
+OPTIMIZED = ("ops", "kernels")
 
-        jax.clear_caches()
+
+@pytest.fixture(autouse=True, scope="module")
+def programs(request):
+    """How JAX compiles the programs of a module, and how it forgets them.
+
+    Each program maps memory, and a process may hold a limited number of them.
+    """
+    if keras.config.backend() != "jax":
+        yield
+        return
+    import jax
+
+    quick = request.path.parent.name not in OPTIMIZED
+    jax.config.update("jax_disable_most_optimizations", quick)
+    yield
+    jax.clear_caches()
 
 
 def pytest_configure(config):
