@@ -21,7 +21,7 @@ _LINEAR = (
 )
 
 # The operators by name, in the form that `torch.compile` knows.
-_OPERATORS = {}
+OPERATORS = {}
 
 
 def register_scan(name: str, results, forward, backward) -> None:
@@ -39,20 +39,20 @@ def register_scan(name: str, results, forward, backward) -> None:
             gradients of the tensors before the mask, in their dtypes.
     """
     schema = f"({_SCAN}, bool dt_softplus, bool reverse, bool keep)"
-    operator = _register(f"{name}_selective_scan", forward, schema, 3)
+    operator = register_operator(f"{name}_selective_scan", forward, schema, 3)
     operator.register_fake(
         lambda *arguments: results(
             arguments[0], arguments[2].shape[1], arguments[-1]
         )
     )
-    _register_gradient(
+    register_gradient(
         f"{name}_selective_scan_backward",
         f"({_SCAN}, Tensor dy, Tensor dstate, Tensor saved, "
         "bool dt_softplus, bool reverse)",
         backward,
         9,
     )
-    _register_autograd(operator, name, Scan)
+    register_autograd(operator, name, Scan)
 
 
 def register_convolution(name: str, forward, backward) -> None:
@@ -68,15 +68,15 @@ def register_convolution(name: str, forward, backward) -> None:
     """
     options = "str? activation, bool reverse"
     schema = f"({_CONVOLUTION}, {options})"
-    operator = _register(f"{name}_causal_conv1d", forward, schema, 1)
+    operator = register_operator(f"{name}_causal_conv1d", forward, schema, 1)
     operator.register_fake(lambda x, *others: x.new_empty(x.shape))
-    _register_gradient(
+    register_gradient(
         f"{name}_causal_conv1d_backward",
         f"({_CONVOLUTION}, Tensor dy, {options})",
         backward,
         4,
     )
-    _register_autograd(operator, name, Convolution)
+    register_autograd(operator, name, Convolution)
 
 
 def register_linear(name: str, forward, backward) -> None:
@@ -93,16 +93,16 @@ def register_linear(name: str, forward, backward) -> None:
             of the tensors before the mask.
     """
     schema = f"({_LINEAR}, bool reverse)"
-    operator = _register(f"{name}_linear_scan", forward, schema, 4)
+    operator = register_operator(f"{name}_linear_scan", forward, schema, 4)
     operator.register_fake(linear_results)
-    _register_gradient(
+    register_gradient(
         f"{name}_linear_scan_backward",
         f"({_LINEAR}, Tensor dy, Tensor? dy_imag, Tensor dstate, "
         "Tensor? dstate_imag, bool reverse)",
         backward,
         6,
     )
-    _register_autograd(operator, name, LinearScan)
+    register_autograd(operator, name, LinearScan)
 
 
 def linear_results(x, x_imag, a, a_imag, state, state_imag, *others):
@@ -153,7 +153,7 @@ class Scan(torch.autograd.Function):
         keep,
     ):
         tensors = x, dt, A, B, C, D, z, dt_bias, state, mask, resets
-        return _OPERATORS[f"{name}_selective_scan"](
+        return OPERATORS[f"{name}_selective_scan"](
             *tensors, dt_softplus, reverse, keep
         )
 
@@ -173,7 +173,7 @@ class Scan(torch.autograd.Function):
             *(ctx.name, *tensors, dy, dstate, saved),
             *(ctx.dt_softplus, ctx.reverse),
         )
-        return (None, *_of_present(tensors, found), *(None,) * 5)
+        return (None, *of_present(tensors, found), *(None,) * 5)
 
 
 class Convolution(torch.autograd.Function):
@@ -193,9 +193,7 @@ class Convolution(torch.autograd.Function):
         reverse,
     ):
         tensors = x, weight, bias, state, resets
-        return _OPERATORS[f"{name}_causal_conv1d"](
-            *tensors, activation, reverse
-        )
+        return OPERATORS[f"{name}_causal_conv1d"](*tensors, activation, reverse)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -208,7 +206,7 @@ class Convolution(torch.autograd.Function):
         found = _ConvolutionGradient.apply(
             ctx.name, *tensors, dy, ctx.activation, ctx.reverse
         )
-        return (None, *_of_present(tensors, found), None, None, None)
+        return (None, *of_present(tensors, found), None, None, None)
 
 
 class LinearScan(torch.autograd.Function):
@@ -230,7 +228,7 @@ class LinearScan(torch.autograd.Function):
         reverse,
     ):
         tensors = x, x_imag, a, a_imag, state, state_imag, mask, resets
-        return _OPERATORS[f"{name}_linear_scan"](*tensors, reverse)
+        return OPERATORS[f"{name}_linear_scan"](*tensors, reverse)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -250,10 +248,10 @@ class LinearScan(torch.autograd.Function):
         found = _LinearGradient.apply(
             ctx.name, *tensors, *gradients, ctx.reverse
         )
-        return (None, *_of_present(tensors[:6], found), None, None, None)
+        return (None, *of_present(tensors[:6], found), None, None, None)
 
 
-class _Once(torch.autograd.Function):
+class Once(torch.autograd.Function):
     """A gradient as a function that says that it has none."""
 
     generate_vmap_rule = True
@@ -269,7 +267,7 @@ class _Once(torch.autograd.Function):
         )
 
 
-class _ScanGradient(_Once):
+class _ScanGradient(Once):
     @staticmethod
     def forward(
         name,
@@ -306,12 +304,12 @@ class _ScanGradient(_Once):
             dstate,
             saved,
         )
-        return _OPERATORS[f"{name}_selective_scan_backward"](
+        return OPERATORS[f"{name}_selective_scan_backward"](
             *tensors, dt_softplus, reverse
         )
 
 
-class _ConvolutionGradient(_Once):
+class _ConvolutionGradient(Once):
     @staticmethod
     def forward(
         name,
@@ -325,12 +323,12 @@ class _ConvolutionGradient(_Once):
         reverse,
     ):
         tensors = x, weight, bias, state, resets, dy
-        return _OPERATORS[f"{name}_causal_conv1d_backward"](
+        return OPERATORS[f"{name}_causal_conv1d_backward"](
             *tensors, activation, reverse
         )
 
 
-class _LinearGradient(_Once):
+class _LinearGradient(Once):
     @staticmethod
     def forward(
         name,
@@ -349,12 +347,12 @@ class _LinearGradient(_Once):
         reverse,
     ):
         tensors = y, y_imag, a, a_imag, state, state_imag, mask, resets
-        return _OPERATORS[f"{name}_linear_scan_backward"](
+        return OPERATORS[f"{name}_linear_scan_backward"](
             *tensors, dy, dy_imag, dstate, dstate_imag, reverse
         )
 
 
-def _register_gradient(name, arguments, backward, count):
+def register_gradient(name, arguments, backward, count):
     """Operators return tensors: empty ones for those that are absent."""
 
     def gradients(*arguments):
@@ -371,10 +369,10 @@ def _register_gradient(name, arguments, backward, count):
             for v in arguments[:count]
         )
 
-    _register(name, gradients, arguments, count).register_fake(shapes)
+    register_operator(name, gradients, arguments, count).register_fake(shapes)
 
 
-def _register(name, function, arguments, count):
+def register_operator(name, function, arguments, count):
     """An operator that returns so many tensors."""
     tensors = ", ".join(["Tensor"] * count)
     operator = torch.library.custom_op(
@@ -383,11 +381,11 @@ def _register(name, function, arguments, count):
         mutates_args=(),
         schema=f"{arguments} -> ({tensors})",
     )
-    _OPERATORS[name] = getattr(torch.ops.keras_ssm, name).default
+    OPERATORS[name] = getattr(torch.ops.keras_ssm, name).default
     return operator
 
 
-def _register_autograd(operator, name, function):
+def register_autograd(operator, name, function):
     """For those who call the operator itself, as `torch.library.opcheck`."""
 
     def setup_context(ctx, inputs, output):
@@ -399,7 +397,7 @@ def _register_autograd(operator, name, function):
     operator.register_autograd(backward, setup_context=setup_context)
 
 
-def _of_present(tensors, found):
+def of_present(tensors, found):
     """The gradients, `None` for absent tensors."""
     return tuple(
         None if v is None else gradient
