@@ -18,6 +18,7 @@ import harness
 import keras
 import numpy as np
 from candidates import implementations
+from compare import TOLERANCES, relative_error
 from problem import Problem
 
 import keras_ssm
@@ -26,6 +27,9 @@ OPS = ("selective_scan", "causal_conv1d")
 TINY = cases.Case("tiny", b=2, l=70, d=40, n=16, **cases.MAMBA)
 REPEATS = 100
 STEPS = 10  # of training
+CALLS = 20  # of which the mean time is taken
+# Of a layer of width 768: heads, channels of a head, and states.
+MAMBA2 = dict(b=8, l=2048, d=24, p=64, n=128)
 
 
 def main():
@@ -83,6 +87,38 @@ def offsets(small):
         "detail": f"{elements / 2**31:.2f} * 2^31 elements, {name}, rows "
         f"alone differ by {worst:.0e}",
         "elements": elements,
+    }
+
+
+def dual(small):
+    """`ssd` of Mamba-2 by the default: its errors, and its time."""
+    sizes = dict(b=1, l=70, d=2, p=16, n=32) if small else MAMBA2
+    case = cases.Case("mamba2", g=1, initial_state=True, **sizes, **cases.MAMBA)
+    padded = dict(mask="holes", segments="runs", reverse=True)
+    worst, name = {}, implementations("ssd")[0]
+    for dtype in ("float32", "bfloat16", "float16"):
+        for changes in ({}, padded):
+            of = dataclasses.replace(case, b=1, **changes)
+            errors = _errors_of_dual(of, dtype, name)
+            for v, error in errors.items():
+                wide = v in ("state", *harness.FLOAT32_PARAMETERS)
+                kind = "forward" if v in ("y", "state") else "gradient"
+                allowed = TOLERANCES["float32" if wide else dtype][kind]
+                shown = f"{error:.1e} of {allowed:.0e}"
+                print(name, dtype, "padded" if changes else "", v, shown)
+                worst[v, dtype] = max(error / allowed, worst.get((v, dtype), 0))
+    seconds = {v: _seconds_of_dual(case, v) for v in (name, "torch")}
+    times = {
+        v: "{:.3f} and {:.3f} ms".format(*(1e3 * one for one in both))
+        for v, both in seconds.items()
+    }
+    print("forward, and forward and backward:", times)
+    share, where = max((v, k) for k, v in worst.items())
+    assert share <= 1, f"the error of {where} is {share:.2f} of what may be"
+    return {
+        "detail": f"errors at most {share:.2f} of what may be ({where}); "
+        f"forward, and forward and backward: {times}",
+        "seconds": seconds,
     }
 
 
@@ -186,6 +222,52 @@ def million(small):
     }
 
 
+def _errors_of_dual(case, dtype, implementation):
+    """Relative errors by the name of an output or a gradient.
+
+    The reference is the loop of `torch`, in float64.
+    """
+    arguments = _arguments_of_dual(case, dtype)
+    (arrays, options, cotangents), values = arguments, []
+    for name, of in ((implementation, dtype), ("torch", "float64")):
+        found = harness.run("ssd", arrays, options, name, cotangents, dtype=of)
+        values.append({"y": found.y, "state": found.state, **found.gradients})
+    return {
+        name: relative_error(v, values[1][name])
+        for name, v in values[0].items()
+    }
+
+
+def _arguments_of_dual(case, dtype):
+    arrays, options = cases.make_inputs("ssd", case)
+    arrays = harness.rounded(arrays, dtype)
+    dy, dstate = cases.make_cotangents("ssd", case)
+    cotangents = harness.rounded({"y": dy}, dtype)["y"], dstate
+    return arrays, {**options, "chunk_size": 64}, cotangents
+
+
+def _seconds_of_dual(case, implementation):
+    """Of a forward pass, and of a forward and backward pass, in bfloat16."""
+    arrays, options, (dy, _) = _arguments_of_dual(case, "bfloat16")
+    given = harness.tensors(arrays, "bfloat16")
+    dy = harness.tensor(dy, "bfloat16")
+    framework = frameworks.load()
+
+    def forward(given=given):
+        y, _ = harness.call("ssd", given, options, implementation)
+        return (y,)
+
+    def both():
+        return harness.gradients(forward, given, (dy,))
+
+    runs = framework.inferring(forward), both
+    for run in runs:
+        framework.wait(run())
+    return [
+        min(framework.seconds(run, CALLS) for _ in range(3)) for run in runs
+    ]
+
+
 def _both(problem, implementation, row=None):
     """A function that runs an op and its adjoint, of one row if asked."""
     arguments, dy = problem.arguments, problem.dy
@@ -256,7 +338,7 @@ def _difference(a, b):
 CHECKS = {
     check.__name__: check
     for check in (
-        *(bits, offsets, compile, graphs),
+        *(bits, offsets, dual, compile, graphs),
         *(classifier, sanitized, million),
     )
 }
