@@ -84,7 +84,7 @@ PREFERENCES = {
     },
     ("ssd", "torch"): {
         "cpu": ("torch", "portable"),
-        "gpu": ("torch", "portable"),
+        "gpu": ("triton", "torch", "portable"),
     },
     ("ssd", "numpy"): {"cpu": ("portable",)},
     ("fft_conv", "jax"): {

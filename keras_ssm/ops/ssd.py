@@ -96,7 +96,8 @@ def ssd(
             and the state is that after step 0.
         return_state: Whether to return the state after the last step, too.
         chunk_size: Steps of a chunk, at most 1024. It changes the time and
-            the memory, not the result.
+            the memory, not the result. Kernels for a GPU take shorter ones
+            where these do not fit.
         implementation: `None` chooses; a name is strict. See
             `keras_ssm.show_implementations()`.
 

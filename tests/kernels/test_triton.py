@@ -12,7 +12,7 @@ import oracle
 import pytest
 from cases import Case, make_cotangents, make_inputs
 from compare import as_array, assert_same
-from harness import call, check, only_on, run
+from harness import call, check, only_on, rounded, run
 
 only_on("torch")
 pytest.importorskip("triton")
@@ -27,6 +27,8 @@ from keras_ssm.kernels.triton import (  # noqa: E402
     launch,
     scan_blocks,
     selective_scan,
+    ssd,
+    ssd_tiles,
 )
 
 runs = pytest.mark.skipif(
@@ -167,6 +169,42 @@ def test_sizes_of_programs(lanes, blocks, n, monkeypatch):
     check(*solve("selective_scan", case))
 
 
+@runs
+@pytest.mark.parametrize(
+    ("dtype", "precisions"),
+    [
+        ("float32", ()),
+        pytest.param("bfloat16", (), marks=pytest.mark.slow),
+        ("bfloat16", ("bfloat16",)),
+        pytest.param("float16", ("tf32",), marks=pytest.mark.slow),
+    ],
+)
+def test_tiles_of_ssd(dtype, precisions, monkeypatch):
+    # Several tiles of channels, of states and of heads, and what is left over.
+    longest = (32, 16, 16, 16)
+    monkeypatch.setattr(
+        ssd_tiles, "_LONGEST", dict.fromkeys(ssd_tiles._LONGEST, longest)
+    )
+    monkeypatch.setattr(launch, "precisions", lambda _: precisions)
+    monkeypatch.setattr(ssd, "_HEADS", 2)
+    case = dataclasses.replace(WHOLE, b=1, d=3, n=17, p=18, segments="runs")
+    arrays, options = make_inputs("ssd", case)
+    arrays = rounded(arrays, dtype)
+    dy, dstate = make_cotangents("ssd", case)
+    cotangents = rounded({"y": dy}, dtype)["y"], dstate
+    actual = run("ssd", arrays, options, "triton", cotangents, dtype=dtype)
+    check(actual, oracle.solve("ssd", arrays, options, cotangents), dtype)
+
+
+@runs
+@pytest.mark.parametrize("heads", (1, 4))
+def test_heads_in_parts(heads, monkeypatch):
+    # So many programs are wanted that each has one head, or all of them.
+    monkeypatch.setattr(ssd, "_ENOUGH", 4 if heads == 1 else 1)
+    case = dataclasses.replace(WHOLE, b=1, l=9, d=4, n=3, g=1)
+    check(*solve("ssd", case))
+
+
 @triton.jit
 def apply(v, results, SIZE: tl.constexpr):
     i = tl.arange(0, SIZE)
@@ -228,6 +266,14 @@ def test_operators_are_registered_right():
     marks = torch.zeros(x.shape[:2], dtype=torch.bool)
     given = x, dt, A, B, C, None, None, None, state, marks, marks
     torch.library.opcheck(scan, (*given, False, True, True))
+    heads, maps = torch.randn(1, 3, 2, 4), torch.randn(1, 3, 1, 2)
+    rates, state = -torch.rand(2), torch.randn(1, 2, 4, 2)
+    for v in (heads, maps, rates, state):
+        v.requires_grad_()
+    given = heads, heads[..., 0], rates, maps, maps, rates, rates, state
+    given = *given, marks, marks
+    dual = torch.ops.keras_ssm.triton_ssd
+    torch.library.opcheck(dual, (*given, True, False, 64, True))
     weight, state = torch.randn(3, 5), torch.randn(1, 2, 5)
     given = x, weight.requires_grad_(), None, state.requires_grad_(), None
     conv = torch.ops.keras_ssm.triton_causal_conv1d

@@ -3,7 +3,8 @@
 Every launch of the ops is compiled, with the arguments that it has, for GPUs
 from NVIDIA and AMD. At the sizes that are the default for 16 states nothing
 of a kernel spills from its registers but what `SPILLS` records, and none uses
-shared memory but what `SHARED` does.
+shared memory but what `SHARED` does. Those of `ssd` need it to multiply, and
+are compiled for 64 channels and 128 states.
 """
 
 import dataclasses
@@ -34,6 +35,7 @@ from keras_ssm.kernels.triton import (  # noqa: E402
     linear_scan,
     scan_blocks,
     selective_scan,
+    ssd,
 )
 
 NVIDIA = {cc: GPUTarget("cuda", cc, 32) for cc in (75, 80, 90)}
@@ -47,12 +49,20 @@ SPILLS = {
     ("scan_forward", "forward_kernel", 80): 16,
     ("scan_backward", "backward_kernel", 75): 16,
     ("scan_backward", "backward_kernel", 90): 144,
+    ("ssd_forward", "outputs_kernel", 80): 8,  # in float16
+    ("ssd_backward", "inputs_kernel", 75): 16,  # in float32
+    ("ssd_backward", "inputs_kernel", 80): 80,  # with a mask and resets
+    ("ssd_backward", "maps_kernel", 80): 40,
 }
 # From this architecture on, registers are limited: `launch.limits_registers`.
 LIMITED = 90
 # Bytes of shared memory: an odd number of states in half precision does not lie
 # in lanes as it is read, nor do the sums of step sizes of chunks.
 SHARED = {"float16_n5": 1024, "split": 512}
+# What programs may use that multiply, by architecture; on 80 that of 86.
+MOST_SHARED = {75: 64 << 10, 80: 99 << 10, 90: 99 << 10}
+# What the units for products of matrices take there.
+PRECISIONS = dict.fromkeys((80, 90), ("bfloat16", "tf32", "tf32x3"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +84,12 @@ class Call:
     split: bool = False
 
 
+SSD_CALLS = {
+    "mamba2": Call(),
+    "packed_backwards": Call(marks=True, reverse=True),
+    "float32": Call(dtype=torch.float32),
+    "float16": Call(dtype=torch.float16),
+}
 CALLS = {
     "mamba": Call(),
     "split": Call(split=True),
@@ -92,17 +108,9 @@ def launches(monkeypatch):
     def record(call, lanes):
         found = []
 
-        def run(
-            kernel, programs, *arguments, warps=1, registers=None, **constants
-        ):
-            options = dict(num_warps=warps)
-            if registers is not None:
-                options["maxnreg"] = registers
-            found.append((kernel, arguments, constants, options))
-
         monkeypatch.setattr(launch, "_LANES", lanes)
         for module in (selective_scan, causal_conv1d, linear_scan):
-            monkeypatch.setattr(module, "run", run)
+            monkeypatch.setattr(module, "run", recorder(found))
         if call.split:
             monkeypatch.setattr(
                 scan_blocks, "chunk_steps", lambda *_: 2 * scan_blocks.EVERY
@@ -111,6 +119,32 @@ def launches(monkeypatch):
         return found
 
     return record
+
+
+@pytest.fixture
+def ssd_launches(monkeypatch):
+    """The same for `ssd`, for units that multiply in these precisions."""
+
+    def record(call, precisions):
+        found = []
+        monkeypatch.setattr(launch, "precisions", lambda _: precisions)
+        monkeypatch.setattr(ssd, "run", recorder(found))
+        _run_ssd(call)
+        return found
+
+    return record
+
+
+def recorder(found):
+    """Stands for `launch.run`."""
+
+    def run(kernel, programs, *arguments, warps=1, registers=None, **constants):
+        options = dict(num_warps=warps)
+        if registers is not None:
+            options["maxnreg"] = registers
+        found.append((kernel, arguments, constants, options))
+
+    return run
 
 
 def _run(call):
@@ -140,6 +174,21 @@ def _run_linear(x, x_imag, a, a_imag, state, state_imag, marks, reverse):
     linear_scan._backward(x, x_imag, *others, *gradients, reverse)
 
 
+def _run_ssd(call):
+    b, l, h, p, n = 2, 512, 24, 64, 128
+    # x, B and C side by side, as a layer has them.
+    inputs = torch.zeros(b, l, h * p + 2 * n, dtype=call.dtype)
+    x, B, C = inputs.split([h * p, n, n], -1)
+    x, B, C = x.unflatten(-1, (h, p)), B.unsqueeze(2), C.unsqueeze(2)
+    dt = torch.zeros(b, l, h, dtype=call.dtype)
+    A, state = torch.zeros(h), torch.zeros(b, h, p, n)
+    marks = torch.zeros(b, l, dtype=torch.bool) if call.marks else None
+    given = x, dt, A, B, C, A, A, state, marks, marks
+    options = True, call.reverse, 64
+    y, _, saved = ssd._forward(*given, *options, True)
+    ssd._backward(*given, y, state, saved, *options)
+
+
 @pytest.mark.parametrize("enough", (0, 1, 10**9), ids=("split", "many", "few"))
 @pytest.mark.parametrize("cc", (80, 90))
 def test_nothing_spills(launches, cc, enough, monkeypatch):
@@ -166,6 +215,30 @@ def test_compiles_for_amd(launches, name):
         compiled = compile_for(AMD, launched)
         assert compiled.asm["hsaco"]
         assert compiled.metadata.shared <= SHARED.get(name, 0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "mamba2" else pytest.mark.slow)
+        for name in SSD_CALLS
+    ],
+)
+@pytest.mark.parametrize(
+    "cc", (80, 90, pytest.param(75, marks=pytest.mark.slow))
+)
+def test_ssd_compiles_for_nvidia(ssd_launches, name, cc):
+    for launched in ssd_launches(SSD_CALLS[name], PRECISIONS.get(cc, ())):
+        check_nvidia(launched, cc, shared=MOST_SHARED[cc])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SSD_CALLS)
+def test_ssd_compiles_for_amd(ssd_launches, name):
+    for launched in ssd_launches(SSD_CALLS[name], ("bfloat16",)):
+        compiled = compile_for(AMD, launched)
+        assert compiled.asm["hsaco"]
+        assert compiled.metadata.shared <= 64 << 10
 
 
 def check_nvidia(launched, cc, of_default=True, shared=0):

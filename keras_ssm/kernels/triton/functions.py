@@ -25,6 +25,12 @@ def power(rate, dt):
 
 
 @triton.jit
+def exponential(v):
+    """e to the power of `v`, by `power`."""
+    return power(v, tl.full(v.shape, LOG2E, tl.float32))
+
+
+@triton.jit
 def softplus(v):
     """log(1 + exp(v)), also where that is tiny, and its slope."""
     u = _exp_minus_abs(v)

@@ -78,6 +78,21 @@ def processors(device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
+def precisions(device) -> tuple[str, ...]:
+    """What units for products of matrices take, beside float16.
+
+    Where they take parts of float32 (tf32), three products of parts are as
+    good as one of float32, and faster.
+    """
+    if device.type != "cuda":
+        return ("bfloat16", "tf32", "tf32x3")
+    if torch.version.hip is not None:
+        return ("bfloat16",)
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return ()
+    return ("bfloat16", "tf32", "tf32x3")
+
+
 def limits_registers(device) -> bool:
     """Whether more programs at once are worth registers that spill.
 
