@@ -1,5 +1,6 @@
 """Layers: parameters, and one call to an op."""
 
+from keras_ssm.layers.attention import Attention
 from keras_ssm.layers.gated_mlp import GatedMLP
 from keras_ssm.layers.griffin import Griffin
 from keras_ssm.layers.griffin_block import GriffinBlock
@@ -31,6 +32,7 @@ from keras_ssm.layers.s5_block import S5Block
 from keras_ssm.layers.step_cell import StepCell
 
 __all__ = [
+    "Attention",
     "GatedMLP",
     "Griffin",
     "GriffinBlock",

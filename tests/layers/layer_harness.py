@@ -2,10 +2,11 @@
 
 import typing
 
+import compare
 import keras
 import numpy as np
 import pytest
-from compare import as_array, assert_close
+from compare import as_array, assert_same
 from harness import BACKEND, compiled, gradients, needs_gradients, tensor
 
 from keras_ssm.layers import (
@@ -14,8 +15,11 @@ from keras_ssm.layers import (
     S4,
     S4D,
     S5,
+    Attention,
+    GatedMLP,
     Griffin,
     GriffinBlock,
+    HybridBlock,
     LRUBlock,
     Mamba,
     Mamba2,
@@ -27,7 +31,7 @@ from keras_ssm.layers import (
     S5Block,
 )
 
-__all__ = ["BACKEND", "as_array", "assert_close", "needs_gradients"]
+__all__ = ["BACKEND", "as_array", "needs_gradients"]
 
 BATCH, LENGTH, WIDTH = 3, 9, 6
 
@@ -40,14 +44,28 @@ class Traits(typing.NamedTuple):
         options: What makes it small, for every test that does not say more.
         states: The shapes of its states then, without the batch.
         float32: Its parameters that are float32 under every dtype policy.
+        of_block: What makes the block small, if the options do not.
+        state_dtypes: Those of its states if they are not float32: names, and
+            `None` for the compute dtype.
     """
 
     block: type
     options: dict
     states: tuple
     float32: tuple
+    of_block: dict | None = None
+    state_dtypes: tuple | None = None
 
 
+# Attention without a window needs the size of its state, and has a file of
+# tests of its own.
+ATTENTION = {
+    "heads": 4,
+    "kv_heads": 2,
+    "head_dim": 4,
+    "window": 4,
+    "rotary_base": 100.0,
+}
 COMPLEX_MAPS = ("B_real", "B_imag", "C_real", "C_imag", "D")
 
 MIXERS = {
@@ -89,6 +107,14 @@ MIXERS = {
     ),
     RGLRU: Traits(RGLRUBlock, {"heads": 2}, ((WIDTH,),), ("decay",)),
     Griffin: Traits(GriffinBlock, {"state_dim": 4}, ((3, 4), (4,)), ("decay",)),
+    Attention: Traits(
+        HybridBlock,
+        ATTENTION,
+        ((4, 2, 4), (4, 2, 4), (1,)),
+        (),
+        {"mixer": Attention(**ATTENTION), "feed_forward": GatedMLP(4)},
+        (None, None, "int32"),
+    ),
 }
 BLOCKS = {traits.block: mixer for mixer, traits in MIXERS.items()}
 LAYERS = (*MIXERS, *BLOCKS)
@@ -96,7 +122,8 @@ LAYERS = (*MIXERS, *BLOCKS)
 # PyTorch runs all of them. JAX and TensorFlow compile what a test calls: there,
 # one of each kind has to do but for `make test-all`. S4D and S4 have a file of
 # tests of their own as well.
-KINDS = LAYERS if BACKEND == "torch" else (Mamba, MambaBlock, Mamba2, S5, RGLRU)
+SOME = (Mamba, MambaBlock, Mamba2, S5, RGLRU, HybridBlock)
+KINDS = LAYERS if BACKEND == "torch" else SOME
 
 each_layer = pytest.mark.parametrize(
     "layer_class",
@@ -122,7 +149,28 @@ def traits(layer_class) -> Traits:
 
 def small(layer_class, **options):
     """A small layer, not built."""
-    return layer_class(**{**traits(layer_class).options, **options})
+    given = traits(layer_class)
+    of_layer = given.options
+    if layer_class in BLOCKS and given.of_block is not None:
+        of_layer = given.of_block
+    return layer_class(**{**of_layer, **options})
+
+
+def state_dtypes(layer_class, policy="float32"):
+    """Those of its states under a dtype policy."""
+    wide = "float64" if policy == "float64" else "float32"
+    given = traits(layer_class)
+    own = given.state_dtypes or [wide] * len(given.states)
+    compute = keras.DTypePolicy(policy).compute_dtype
+    return [dtype or compute for dtype in own]
+
+
+def assert_close(actual, expected, dtype, kind="forward", name="result"):
+    """`compare.assert_close`; integers, such as counts, must be equal."""
+    if keras.backend.standardize_dtype(actual.dtype).startswith("int"):
+        assert_same(as_array(actual), as_array(expected), name)
+    else:
+        compare.assert_close(actual, expected, dtype, kind, name)
 
 
 def make(layer_class, width=WIDTH, batch=None, **options):
@@ -168,8 +216,12 @@ def random_states(layer, batch: int = BATCH, seed: int = 2):
     """Random states of a layer."""
     rng = np.random.default_rng(seed)
     return tuple(
-        rng.normal(size=state.shape).astype("float32")
-        for state in layer.get_initial_state(batch)
+        rng.integers(1, 9, state.shape).astype("int32")
+        if dtype == "int32"
+        else rng.normal(size=state.shape).astype("float32")
+        for state, dtype in zip(
+            layer.get_initial_state(batch), layer.state_dtypes, strict=True
+        )
     )
 
 

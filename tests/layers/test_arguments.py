@@ -14,6 +14,7 @@ from layer_harness import (
     make,
     random_states,
     sequences,
+    small,
     traits,
 )
 
@@ -63,15 +64,15 @@ def test_sizes_are_positive_integers(layer_class, name, size):
 @each_layer
 def test_input_has_three_axes(layer_class):
     with pytest.raises(ValueError, match=r"shape \(batch, length, width\)"):
-        layer_class()(np.zeros((2, 5), "float32"))
+        small(layer_class)(np.zeros((2, 5), "float32"))
     with pytest.raises(ValueError, match=r"shape \(batch, length, width\)"):
-        layer_class()(keras.Input((4, 5, 6)))
+        small(layer_class)(keras.Input((4, 5, 6)))
 
 
 @each_layer
 def test_width_of_the_input_is_known(layer_class):
     with pytest.raises(ValueError, match="with a known width"):
-        layer_class()(keras.Input((None, None)))
+        small(layer_class)(keras.Input((None, None)))
 
 
 @each_layer
@@ -116,7 +117,7 @@ def test_states_have_the_batch_size_of_the_input(layer_class):
 @each_layer
 def test_stateful_layer_needs_a_batch_size(layer_class):
     with pytest.raises(ValueError, match="needs a fixed batch size; pass"):
-        layer_class(stateful=True)(keras.Input((None, WIDTH)))
+        small(layer_class, stateful=True)(keras.Input((None, WIDTH)))
 
 
 @each_layer
@@ -129,13 +130,13 @@ def test_stateful_layer_keeps_its_batch_size(layer_class):
 @each_layer
 def test_initial_state_needs_a_built_layer(layer_class):
     with pytest.raises(ValueError, match="the width is not known yet"):
-        layer_class().get_initial_state(2)
+        small(layer_class).get_initial_state(2)
 
 
 @each_layer
 def test_unknown_argument_is_named(layer_class):
     with pytest.raises((TypeError, ValueError), match="units"):
-        layer_class(units=4)
+        small(layer_class, units=4)
 
 
 @pytest.mark.parametrize("initializer", (LogUniformDt, UniformDecay))

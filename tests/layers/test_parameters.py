@@ -24,6 +24,7 @@ from keras_ssm.layers import (
     S4,
     S4D,
     S5,
+    Attention,
     Griffin,
     LogUniformDt,
     Mamba,
@@ -61,7 +62,13 @@ WEIGHTS = {
         *(f"rg_lru/{name}" for name in RG_LRU),
         *OUT_PROJ,
     ],
+    Attention: [f"{name}_proj/kernel" for name in ("q", "k", "v", "out")],
 }
+# What a block of any mixer has behind it.
+FEED_FORWARD = [
+    "feed_forward_norm/scale",
+    *(f"feed_forward/{name}_proj/kernel" for name in ("gate", "up", "down")),
+]
 # What a block has beside the weights of its mixer.
 NORMS = {
     keras.layers.RMSNormalization: ["norm/scale"],
@@ -82,6 +89,7 @@ CONSTANT = {
     Griffin: {
         *("conv_bias", "in_proj/bias", "rg_lru/gate_bias", "out_proj/bias"),
     },
+    Attention: set(),
 }
 
 
@@ -92,7 +100,7 @@ def named_weights(layer):
 @each_mixer
 def test_weight_paths_are_those_of_saved_files(mixer):
     model = keras.Sequential(
-        [keras.Input((None, WIDTH)), mixer(name="mixer")], name="model"
+        [keras.Input((None, WIDTH)), small(mixer, name="mixer")], name="model"
     )
     paths = [f"model/mixer/{name}" for name in WEIGHTS[mixer]]
     assert [v.path for v in model.weights] == paths
@@ -100,12 +108,14 @@ def test_weight_paths_are_those_of_saved_files(mixer):
 
 @each_mixer
 def test_weight_paths_of_blocks_are_those_of_saved_files(mixer):
-    block = MIXERS[mixer].block(name="block")
+    block = small(MIXERS[mixer].block, name="block")
     model = keras.Sequential([keras.Input((None, WIDTH)), block], name="model")
     inner = list(WEIGHTS[mixer])
     if mixer is LRU:
         inner += OUT_PROJ
     names = NORMS[type(block.norm)] + [f"mixer/{name}" for name in inner]
+    if mixer is Attention:
+        names += FEED_FORWARD
     paths = [f"model/block/{name}" for name in names]
     assert [v.path for v in model.weights] == paths
 

@@ -24,8 +24,11 @@ from keras_ssm.layers import (
     S4,
     S4D,
     S5,
+    Attention,
+    GatedMLP,
     Griffin,
     GriffinBlock,
+    HybridBlock,
     LogUniformDt,
     LRUBlock,
     Mamba,
@@ -89,6 +92,12 @@ OF_LRU = {
     "activation": "half_glu",
 }
 OF_GRIFFIN = {"state_dim": 9, "conv_kernel_size": 2, "heads": 3}
+OF_HYBRID = {
+    "mixer": Mamba(**OF_MAMBA, dtype="mixed_bfloat16", name="mixer"),
+    "feed_forward": GatedMLP(
+        5, activation="gelu", dtype="mixed_bfloat16", name="feed_forward"
+    ),
+}
 GIVEN = {
     Mamba: {
         **SHARED,
@@ -125,6 +134,18 @@ GIVEN = {
     RGLRUBlock: {**OF_BLOCKS, "heads": 3},
     Griffin: {**SHARED, **OF_GRIFFIN, **OF_DENSE, "use_bias": False},
     GriffinBlock: {**OF_BLOCKS, **OF_GRIFFIN},
+    Attention: {
+        **SHARED,
+        **OF_DENSE,
+        "heads": 6,
+        "kv_heads": 3,
+        "head_dim": 5,
+        "window": 7,
+        "rotary_base": 500.0,
+        "rotary_dim": 2,
+        "use_bias": True,
+    },
+    HybridBlock: {**OF_BLOCKS, **OF_HYBRID},
 }
 
 
@@ -135,7 +156,8 @@ def as_json(config):
 @each_layer
 @pytest.mark.parametrize("given", [False, True])
 def test_config_comes_back_exactly(layer_class, given):
-    layer = layer_class(**GIVEN[layer_class] if given else {"name": "plain"})
+    options = GIVEN[layer_class] if given else {"name": "plain"}
+    layer = small(layer_class, **options)
     config = layer.get_config()
     again = layer_class.from_config(config)
     assert as_json(again.get_config()) == as_json(config)

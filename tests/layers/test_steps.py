@@ -17,6 +17,7 @@ from layer_harness import (
     random_states,
     sequences,
     small,
+    state_dtypes,
     traits,
     twin,
 )
@@ -60,8 +61,9 @@ def test_steps_equal_the_sequence(layer_class, policy, padding):
     assert_close(
         actual.astype(tolerance), as_array(expected), tolerance, name="y"
     )
-    for one, other in zip(state, end, strict=True):
-        assert keras.backend.standardize_dtype(one.dtype) == "float32"
+    dtypes = state_dtypes(layer_class, policy)
+    for one, other, dtype in zip(state, end, dtypes, strict=True):
+        assert keras.backend.standardize_dtype(one.dtype) == dtype
         other = as_array(other).astype("float32")
         assert_close(as_array(one).astype(tolerance), other, tolerance)
 

@@ -24,6 +24,7 @@ from keras_ssm.layers import (
     S4,
     S4D,
     S5,
+    Attention,
     Griffin,
     GriffinBlock,
     Mamba,
@@ -135,6 +136,7 @@ PROJECTIONS = {
     S5: ["out_proj"],
     LRU: ["out_proj"],
     Griffin: ["in_proj", "out_proj"],
+    Attention: ["q_proj", "k_proj", "v_proj", "out_proj"],
 }
 each_layer_with_projections = pytest.mark.parametrize(
     "layer_class",
@@ -207,6 +209,7 @@ def test_int8_quantization_reaches_every_large_projection(layer_class):
         (LRU, {"state_dim": 3, "return_sequences": False}, 8, (2, 4)),
         (RGLRU, {}, 3, (2, 5, 4)),
         (GriffinBlock, {"state_dim": 3, "dropout": 0.2}, 10, (2, 5, 4)),
+        (Attention, {"heads": 2, "kv_heads": 1, "window": 3}, 4, (2, 5, 4)),
     ],
 )
 def test_layers_pass_the_checks_of_keras(layer_class, options, weights, shape):
