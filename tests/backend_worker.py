@@ -15,7 +15,17 @@ import numpy as np
 from harness import BACKEND, gradients
 
 import keras_ssm
-from keras_ssm.layers import LRU, RGLRU, S4, S4D, S5, Griffin
+from keras_ssm.layers import (
+    LRU,
+    RGLRU,
+    S4,
+    S4D,
+    S5,
+    Attention,
+    Griffin,
+    HybridBlock,
+    MixtureOfExperts,
+)
 
 TOKENS = np.array(
     [[3, 1, 4, 1, 5, 9, 2], [2, 7, 1, 8, 0, 0, 0], [0, 0, 0, 0, 1, 6, 1]],
@@ -32,6 +42,14 @@ OTHERS = {
     LRU: {"state_dim": 4},
     RGLRU: {"heads": 2},
     Griffin: {"state_dim": 4},
+    Attention: {
+        **{"heads": 4, "kv_heads": 2, "window": 3},
+        "rotary_base": 100.0,
+    },
+    HybridBlock: {
+        "mixer": RGLRU(heads=2),
+        "feed_forward": MixtureOfExperts(3, 4),
+    },
 }
 
 
@@ -89,7 +107,9 @@ def states(model):
         _, *after = layer_of_states(x, mask=mask)
         for index, state in enumerate(after):
             name = f"{layer.name}/{index}"
-            found[name] = keras.ops.convert_to_numpy(state)
+            found[name] = keras.ops.convert_to_numpy(
+                keras.ops.cast(state, "float32")
+            )
     return found
 
 

@@ -21,6 +21,7 @@ from keras_ssm.layers.mamba import Mamba
 from keras_ssm.layers.mamba2 import Mamba2
 from keras_ssm.layers.mamba2_block import Mamba2Block
 from keras_ssm.layers.mamba_block import MambaBlock
+from keras_ssm.layers.mixture_of_experts import MixtureOfExperts
 from keras_ssm.layers.rg_lru import RGLRU
 from keras_ssm.layers.rg_lru_block import RGLRUBlock
 from keras_ssm.layers.s4 import S4
@@ -47,6 +48,7 @@ __all__ = [
     "Mamba2",
     "Mamba2Block",
     "MambaBlock",
+    "MixtureOfExperts",
     "RGLRU",
     "RGLRUBlock",
     "RGLRURing",

@@ -71,7 +71,7 @@ def build_dense(layer, name, width, units, kind=keras.layers.Dense, **options):
         kind: Class of the projection.
         **options: Other arguments of `Dense`.
     """
-    options.setdefault("kernel_initializer", _another(layer.kernel_initializer))
+    options.setdefault("kernel_initializer", another(layer.kernel_initializer))
     options.setdefault("kernel_regularizer", layer.kernel_regularizer)
     policy = layer.quantized_policies.get(name, layer.dtype_policy)
     dense = kind(units, dtype=policy, name=name, **options)
@@ -118,8 +118,16 @@ def fan_in_uniform():
     return initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
 
 
-def _another(initializer):
-    """A copy: an initializer draws the same numbers whenever it is called."""
-    if isinstance(initializer, initializers.Initializer):
-        return initializer.clone()
-    return initializer
+def another(initializer, number: int = 0):
+    """A copy: an initializer draws the same numbers whenever it is called.
+
+    Args:
+        initializer: An initializer, or any function, which stays as it is.
+        number: What is added to its seed, if it was given one.
+    """
+    if not isinstance(initializer, initializers.Initializer):
+        return initializer
+    config = initializer.get_config()
+    if isinstance(config.get("seed"), int):
+        config["seed"] += number
+    return type(initializer).from_config(config)

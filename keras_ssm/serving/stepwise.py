@@ -4,6 +4,7 @@ import keras
 from keras import layers, ops
 
 from keras_ssm.layers.gated_mlp import GatedMLP
+from keras_ssm.layers.mixture_of_experts import MixtureOfExperts
 from keras_ssm.layers.sequence_layer import grows
 from keras_ssm.ops.steps import take_steps
 
@@ -30,6 +31,7 @@ STEPWISE = (
     layers.Masking,
     layers.Maximum,
     layers.Minimum,
+    MixtureOfExperts,
     layers.Multiply,
     layers.RMSNormalization,
     layers.ReLU,

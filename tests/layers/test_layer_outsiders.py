@@ -10,12 +10,21 @@ from layer_harness import (
     assert_close,
     layer_gradients,
     make,
+    mask_of,
     needs_gradients,
+    randomize,
     sequences,
     value,
 )
 
-from keras_ssm.layers import Mamba, Mamba2, MambaBlock
+from keras_ssm.layers import (
+    Attention,
+    GatedMLP,
+    Mamba,
+    Mamba2,
+    MambaBlock,
+    MixtureOfExperts,
+)
 
 OPTIONS = [
     {},
@@ -204,6 +213,10 @@ PEER_NAMES = {
     "out_proj/kernel": "out_proj.weight",
 }
 PEER_NAMES_2 = {**PEER_NAMES, "dt_bias": "dt_bias", "norm_scale": "norm.weight"}
+OF_JAMBA = {
+    f"{name}_proj/kernel": f"{name[:1] if name == 'out' else name}_proj.weight"
+    for name in ("q", "k", "v", "out", "gate", "up", "down")
+}
 
 
 def to_peer(name, array):
@@ -230,6 +243,7 @@ def check_peer(torch, peer, layer, names=PEER_NAMES):
             theirs[names[name]].copy_(array)
     inputs = torch.from_numpy(x).requires_grad_()
     expected = peer(inputs)
+    expected = expected[0] if isinstance(expected, tuple) else expected
     expected.backward(torch.from_numpy(cotangent))
     y, gradients = layer_gradients(layer, x, cotangent)
     assert_close(y, as_array(expected.detach()), "float32")
@@ -270,6 +284,82 @@ def test_mamba2_equals_the_mixer_of_transformers(torch):
     peer = mamba2.Mamba2Mixer(config, layer_idx=0)
     layer = make(Mamba2, head_dim=3, groups=1)
     check_peer(torch, peer, layer, PEER_NAMES_2)
+
+
+@pytest.fixture
+def jamba():
+    """The module of Jamba, and a small configuration of it."""
+    module = pytest.importorskip("transformers.models.jamba.modeling_jamba")
+    from transformers import JambaConfig
+
+    config = JambaConfig(
+        hidden_size=WIDTH,
+        intermediate_size=5,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_experts=4,
+        num_experts_per_tok=2,
+    )
+    config._attn_implementation = "sdpa"
+    return module, config
+
+
+def test_attention_equals_that_of_jamba(torch, jamba):
+    module, config = jamba
+    peer = module.JambaAttention(config, layer_idx=0)
+    options = {"heads": 2, "kv_heads": 1, "head_dim": 3, "rotary_base": None}
+    layer = make(Attention, **options, window=None)
+    check_peer(torch, peer, layer, of_jamba(layer))
+
+
+def test_gated_mlp_equals_that_of_jamba(torch, jamba):
+    module, config = jamba
+    layer = GatedMLP(5)
+    layer.build((None, None, WIDTH))
+    randomize(layer)
+    check_peer(torch, module.JambaMLP(config), layer, of_jamba(layer))
+
+
+def of_jamba(layer):
+    names = [v.path.split("/", 1)[1] for v in layer.weights]
+    return {name: OF_JAMBA[name] for name in names}
+
+
+def test_experts_equal_those_of_jamba(torch, jamba):
+    module, config = jamba
+    peer = module.JambaSparseMoeBlock(config)
+    layer = MixtureOfExperts(4, 5, balance_loss=1.0)
+    layer.build((None, None, WIDTH))
+    randomize(layer)
+    gate, up, down = (
+        torch.from_numpy(value(dense.kernel).copy())
+        for dense in (layer.gate_proj, layer.up_proj, layer.down_proj)
+    )
+    with torch.no_grad():
+        peer.router.weight.copy_(torch.from_numpy(value(layer.router_kernel).T))
+        for e in range(4):
+            both = gate.chunk(4, 1)[e], up.chunk(4, 1)[e]
+            peer.experts.gate_up_proj[e] = torch.cat(both, dim=1).T
+            peer.experts.down_proj[e] = down.chunk(4)[e].T
+    x, mask = sequences(), mask_of("holes")
+    inputs = torch.from_numpy(x).requires_grad_()
+    expected = peer(inputs)
+    expected.backward(torch.from_numpy(sequences(seed=5)))
+    y, gradients = layer_gradients(layer, x, sequences(seed=5))
+    assert_close(y, as_array(expected.detach()), "float32")
+    found = gradients[layer.router_kernel.path].T
+    for actual, of_peer in (
+        (gradients["x"], inputs.grad),
+        (found, peer.router.weight.grad),
+    ):
+        assert_close(actual, as_array(of_peer), "float32", "gradient")
+    layer(x, mask=mask, training=True)
+    logits = peer.router(inputs.detach().reshape(-1, WIDTH))[0]
+    loss = module.load_balancing_loss_func(
+        (logits.detach(),), 4, 2, torch.from_numpy(mask)
+    )
+    (ours,) = layer.losses
+    assert_close(ours.detach(), as_array(loss), "float32")
 
 
 def test_layer_equals_the_block_of_mambapy(torch):
