@@ -24,6 +24,7 @@ from keras_ssm.layers.mamba_block import MambaBlock
 from keras_ssm.layers.mixture_of_experts import MixtureOfExperts
 from keras_ssm.layers.rg_lru import RGLRU
 from keras_ssm.layers.rg_lru_block import RGLRUBlock
+from keras_ssm.layers.rms_normalization import MaskedRMSNormalization
 from keras_ssm.layers.s4 import S4
 from keras_ssm.layers.s4_block import S4Block
 from keras_ssm.layers.s4d import S4D
@@ -31,6 +32,7 @@ from keras_ssm.layers.s4d_block import S4DBlock
 from keras_ssm.layers.s5 import S5
 from keras_ssm.layers.s5_block import S5Block
 from keras_ssm.layers.step_cell import StepCell
+from keras_ssm.layers.token_embedding import TokenEmbedding
 
 __all__ = [
     "Attention",
@@ -48,6 +50,7 @@ __all__ = [
     "Mamba2",
     "Mamba2Block",
     "MambaBlock",
+    "MaskedRMSNormalization",
     "MixtureOfExperts",
     "RGLRU",
     "RGLRUBlock",
@@ -62,5 +65,6 @@ __all__ = [
     "S5",
     "S5Block",
     "StepCell",
+    "TokenEmbedding",
     "UniformDecay",
 ]

@@ -5,7 +5,9 @@ from keras import layers, ops
 
 from keras_ssm.layers.gated_mlp import GatedMLP
 from keras_ssm.layers.mixture_of_experts import MixtureOfExperts
+from keras_ssm.layers.rms_normalization import MaskedRMSNormalization
 from keras_ssm.layers.sequence_layer import grows
+from keras_ssm.layers.token_embedding import TokenEmbedding
 from keras_ssm.ops.steps import take_steps
 
 # Each output step is a function of the same input step alone. Layers that
@@ -40,6 +42,8 @@ STEPWISE = (
     layers.SpatialDropout1D,
     layers.Subtract,
     layers.UnitNormalization,
+    MaskedRMSNormalization,
+    TokenEmbedding,
 )
 # Functions of `keras.ops` in a functional model, such as the `+` of a residual
 # and the `!=` of a mask.
