@@ -5,13 +5,16 @@ later; JAX can even be asked to hold one implementation for each kind.
 
 A graph of TensorFlow may come to be saved and served where this library is not
 installed. It cannot tell, but nobody serves what a gradient tape records, and
-Keras saves no step of `fit`, `evaluate` and `predict`. Every other graph on a
-CPU counts as a platform of its own, "cpu graph".
+Keras saves no step of `fit`, `evaluate` and `predict`, nor do we the programs
+that generate. Every other graph on a CPU counts as a platform of its own, "cpu
+graph".
 """
 
 import functools
 
 import keras
+
+from keras_ssm.kernels import programs
 
 
 def candidates(backend: str, tensor, platforms: tuple[str, ...]):
@@ -94,7 +97,7 @@ def _may_be_saved():
         return False
     graph = tf.compat.v1.get_default_graph()
     while hasattr(graph, "outer_graph"):
-        if graph.name.startswith(_STEPS_OF_KERAS):
+        if graph.name.startswith((*_STEPS_OF_KERAS, programs.NAME)):
             return False
         graph = graph.outer_graph
     return True

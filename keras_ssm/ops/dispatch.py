@@ -21,7 +21,7 @@ import keras
 
 # The one module that loads kernels.
 from keras_ssm import kernels  # noqa: TID251
-from keras_ssm.kernels import platforms  # noqa: TID251
+from keras_ssm.kernels import platforms, programs  # noqa: TID251
 
 # (op, backend) -> platform -> names, most preferred first. On a GPU a loop
 # over single steps is bound by kernel launches, on a CPU by arithmetic.
@@ -127,6 +127,9 @@ PREFERENCES = {
 
 # Implementation -> third-party package that it needs beside its backend.
 PACKAGES = {"numba": "numba", "triton": "triton"}
+
+# For layers above, which load no kernels.
+compiled = programs.compiled
 
 _PINNED = contextvars.ContextVar("keras_ssm_implementation", default=None)
 

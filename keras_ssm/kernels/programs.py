@@ -1,0 +1,54 @@
+"""Compiles functions as the backend does, for the shapes that they meet."""
+
+import keras
+
+# What the graphs of TensorFlow are called; see `platforms`.
+NAME = "keras_ssm_program"
+
+
+def compiled(function, jit_compile: bool):
+    """A function of nests of tensors, as a program of the backend.
+
+    It is for inference: there are no gradients. On JAX and TensorFlow it is
+    traced once for the shapes of its arguments, PyTorch runs it as it is. On
+    JAX the second argument is given away: it is overwritten.
+
+    Args:
+        function: Takes nests of tensors, returns a nest of tensors.
+        jit_compile: Whether to compile it by XLA, as in `keras.Model.compile`.
+    """
+    return _COMPILERS[keras.config.backend()](function, jit_compile)
+
+
+def _compiled_jax(function, jit_compile):
+    import jax
+
+    return jax.jit(function, donate_argnums=1) if jit_compile else function
+
+
+def _compiled_tensorflow(function, jit_compile):
+    import tensorflow as tf
+
+    def program(*arguments):
+        return function(*arguments)
+
+    program.__name__ = NAME
+    return tf.function(program, jit_compile=jit_compile, autograph=False)
+
+
+def _compiled_torch(function, jit_compile):
+    import torch
+
+    return torch.no_grad()(function)
+
+
+def _as_it_is(function, jit_compile):
+    return function
+
+
+_COMPILERS = {
+    "jax": _compiled_jax,
+    "tensorflow": _compiled_tensorflow,
+    "torch": _compiled_torch,
+    "numpy": _as_it_is,
+}
