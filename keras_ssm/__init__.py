@@ -1,6 +1,6 @@
 """State space layers for Keras 3 on PyTorch, JAX and TensorFlow."""
 
-from keras_ssm import layers, ops, optimizers
+from keras_ssm import layers, models, ops, optimizers
 from keras_ssm.ops import show_implementations, use_implementation
 from keras_ssm.serving import Stream, export
 
@@ -10,6 +10,7 @@ __all__ = [
     "Stream",
     "export",
     "layers",
+    "models",
     "ops",
     "optimizers",
     "show_implementations",

@@ -28,6 +28,7 @@ def lint(path, source):
     [
         ("models", "import torch"),
         ("models", "from keras_ssm.kernels import border"),
+        ("models", "from keras_ssm.serving import Stream"),
         ("serving", "import tensorflow"),
         ("serving/formats", "import torch"),
         ("serving/formats", "from keras_ssm.kernels import border"),
@@ -69,7 +70,13 @@ def test_an_import_against_the_layering_is_reported(floor, source):
     ("path", "source"),
     [
         ("keras_ssm/layers/x.py", "from keras_ssm.ops import selective_scan"),
+        ("keras_ssm/models/x.py", "from keras_ssm.layers import Mamba"),
+        (
+            "keras_ssm/models/x.py",
+            "from keras_ssm.ops.dispatch import compiled",
+        ),
         ("keras_ssm/serving/x.py", "from keras_ssm.layers import Mamba"),
+        ("keras_ssm/serving/x.py", "from keras_ssm.models import CausalLM"),
         ("keras_ssm/serving/formats/x.py", "import tensorflow"),
         ("keras_ssm/kernels/lax/x.py", "import jax"),
         ("keras_ssm/kernels/torch/x.py", "import torch"),
