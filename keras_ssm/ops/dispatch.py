@@ -74,8 +74,9 @@ PREFERENCES = {
     ("linear_scan", "numpy"): {"cpu": ("portable",)},
     ("ssd", "jax"): {
         "cpu": ("lax", "portable"),
-        "gpu": ("lax", "portable"),
-        "tpu": ("lax", "portable"),
+        # The kernels have not run on a GPU yet.
+        "gpu": ("lax", "pallas", "portable"),
+        "tpu": ("pallas", "lax", "portable"),
     },
     ("ssd", "tensorflow"): {
         "cpu": ("xla", "portable"),

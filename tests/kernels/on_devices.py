@@ -50,6 +50,13 @@ def linear_loss(x, x_imag, a, a_imag, state, state_imag):
     return sum((v**2).sum() for v in outputs)
 
 
+def dual_loss(*given):
+    y, state = kernel("ssd")(
+        *given, None, None, dt_softplus=True, reverse=False, chunk_size=32
+    )
+    return (y**2).sum() + (state**2).sum()
+
+
 def scan_specs(b, d):
     maps, steps = P(b), P(b, None, d)
     parameter, state = P(d), P(b, d)
@@ -63,6 +70,11 @@ def scan_specs(b, d):
         steps,
         parameter,
     ] + [state]
+
+
+def dual_specs(b, d):
+    steps, parameter = P(b, None, d), P(d)
+    return [steps, steps, parameter, P(b), P(b), parameter, parameter, P(b, d)]
 
 
 def linear_specs(b, d):
@@ -131,7 +143,19 @@ def main():
         check(scan_loss, scan, scan_specs(b, d))
         check(conv_loss, conv, conv_specs(b, d))
         check(linear_loss, linear, linear_specs(b, d))
+    if PLATFORM:
+        check(dual_loss, dual_inputs(), dual_specs("rows", "channels"))
     check_shard_map(scan)
+
+
+def dual_inputs():
+    h, p = 4, 3
+    x, maps = (B, L, h, p), (B, L, 1, N)
+    given = random_arrays(
+        [x, x[:3], (h,), maps, maps, (h,), (h,), (B, h, p, N)]
+    )
+    given[2] = -np.exp(given[2])
+    return given
 
 
 if __name__ == "__main__":

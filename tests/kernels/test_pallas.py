@@ -37,6 +37,7 @@ import jax.numpy as jnp  # noqa: E402
 from jax.sharding import PartitionSpec  # noqa: E402
 
 from keras_ssm.kernels import platforms  # noqa: E402
+from keras_ssm.kernels.pallas import ssd_kernels  # noqa: E402
 from keras_ssm.kernels.pallas.interpreter import interpreted  # noqa: E402
 
 PLATFORMS = ("gpu", "tpu")
@@ -61,6 +62,11 @@ QUICK = {
         "right_padding_backwards",
         "packed_and_padded_backwards",
         "holes",
+    ),
+    "ssd": (
+        "one_number",
+        "mamba_goes_on",
+        "packed_and_padded_backwards",
     ),
 }
 OPS = tuple(QUICK)
@@ -133,6 +139,13 @@ def test_outputs_and_gradients(platform, op, case):
     check(*compute(op, case))
 
 
+def test_heads_wider_than_a_program(platform, monkeypatch):
+    # Cut into parts, and with more heads in a group than a program takes.
+    monkeypatch.setattr(ssd_kernels, "MOST_HEADS", 4)
+    case = Case("wide", b=1, l=19, d=4, p=130, n=20, g=2, initial_state=True)
+    check(*compute("ssd", case))
+
+
 @pytest.mark.parametrize(
     "dtype", ("bfloat16", pytest.param("float16", marks=pytest.mark.slow))
 )
@@ -189,7 +202,7 @@ LOWERED = {
     # name: dtype, options of a case
     "mamba": (
         "bfloat16",
-        dict(b=8, l=2048, d=1536, n=16, D=True, bias=True),
+        dict(b=8, l=2048, d=1536, n=16, p=64, D=True, bias=True),
     ),
     "mamba_float32": ("float32", dict(b=1, l=4096, d=2048, n=16)),
     "packed": (
@@ -199,9 +212,10 @@ LOWERED = {
     ),
     "grouped": (
         "float32",
-        dict(b=2, l=1000, d=384, n=64, g=2, reverse=True, mask="left", k=1),
+        dict(b=2, l=1000, d=384, n=64, g=2, reverse=True, mask="left", k=1)
+        | dict(p=96),
     ),
-    "odd": ("float32", dict(b=3, l=101, d=7, n=5, segments="runs", k=7)),
+    "odd": ("float32", dict(b=3, l=101, d=7, n=5, segments="runs", k=7, p=1)),
     "half": ("float16", dict(b=2, l=256, d=256, n=24, reverse=True, D=True)),
     "wide": ("bfloat16", dict(b=1, l=512, d=128, n=256, k=300, z=True)),
 }
@@ -229,6 +243,7 @@ def shapes(op, case, dtype):
     steps, maps = (b, l, d), (b, l, case.g or 1, n)
     if op == "linear_scan":
         return _shapes_of_linear_scan(case, dtype)
+    heads = b, l, d // case.p, case.p
     sizes = {
         "selective_scan": dict(
             x=steps, dt=steps, A=(d, n), B=maps, C=maps, D=(d,), z=steps
@@ -237,6 +252,8 @@ def shapes(op, case, dtype):
         "causal_conv1d": dict(
             x=steps, weight=(k, d), bias=(d,), initial_state=(b, k - 1, d)
         ),
+        "ssd": dict(x=heads, dt=heads[:3], A=heads[2:3], B=maps, C=maps)
+        | dict(D=heads[2:3], initial_state=(b, *heads[2:], n)),
     }[op]
     wide = ("A", "D", "dt_bias", "initial_state")
     made = {
@@ -244,9 +261,9 @@ def shapes(op, case, dtype):
         for name, v in sizes.items()
     }
     made |= _shapes_of_marks(case)
-    option = {"selective_scan": "dt_softplus", "causal_conv1d": "activation"}
-    value = {"selective_scan": True, "causal_conv1d": "silu"}
-    return made, {"reverse": case.reverse, option[op]: value[op]}
+    if op == "causal_conv1d":
+        return made, {"reverse": case.reverse, "activation": "silu"}
+    return made, {"reverse": case.reverse, "dt_softplus": True}
 
 
 def _shapes_of_linear_scan(case, dtype):
