@@ -23,6 +23,8 @@ from keras_ssm.kernels.triton.ssd_chunks import (
     multiply,
     multiply_exactly,
     narrowed,
+    products,
+    read_out,
     read_state,
     read_sums,
     read_tile,
@@ -86,20 +88,8 @@ def inputs_kernel(
     k = tl.arange(0, Q)
 
     # One matrix of sums after the other, so that they stay in registers.
-    within = tl.zeros((Q, Q), tl.float32)
-    for m in range(0, n, N):
-        states = m + tl.arange(0, N)
-        c = read_tile(C, states, n, live)
-        b = read_tile(B, states, n, live)
-        within = multiply(c, tl.trans(b), within, PRECISION)
-    within *= between(sums, False)
-    pairs = tl.zeros((Q, Q), tl.float32)
-    for j in range(0, p, P):
-        channel = j + tl.arange(0, P)
-        xs = read_tile(x, channel, p, live)
-        dys = read_tile(dy, channel, p, live)
-        pairs = multiply(dys, tl.trans(xs), pairs, PRECISION)
-    pairs *= within
+    within = products(C, B, n, live, N, PRECISION) * between(sums, False)
+    pairs = products(dy, x, p, live, P, PRECISION) * within
     dsize = tl.sum(pairs, 0)
     within = narrowed(tl.trans(within * size[None, :]), PRECISION)
     # Of the exponents: sums over pairs of steps `s < r <= t`.
@@ -119,12 +109,7 @@ def inputs_kernel(
     of_whole = tl.zeros((P,), tl.float32)
     for j in range(0, p, P):
         channel = j + tl.arange(0, P)
-        v = tl.zeros((Q, P), tl.float32)
-        for m in range(0, n, N):
-            states = m + tl.arange(0, N)
-            c = read_tile(C, states, n, live)
-            h = read_state(starts, channel, states, p, n)
-            v = multiply_exactly(c, h, v, PRECISION)
+        v = read_out(C, starts, channel, p, n, live, N, PRECISION, True)
         dys = read_tile(dy, channel, p, live)
         of_start += tl.sum(dys.to(tl.float32) * v, 1)
         v = tl.zeros((Q, P), tl.float32)
@@ -154,12 +139,8 @@ def inputs_kernel(
     dsize += da * tl.load(A + head)
     if SOFTPLUS:
         at_dt = row * rows[1] + head
-        at_dt, step = sequence(dt, at_dt, steps[1], first, length, REVERSE)
-        raw = tl.load(at_dt + k * step, mask=live, other=0).to(tl.float32)
-        if dt_bias is not None:
-            raw += tl.load(dt_bias + head)
-        _, slope = softplus(raw)
-        dsize *= slope
+        dt = sequence(dt, at_dt, steps[1], first, length, REVERSE)
+        dsize *= _read_slopes(dt, dt_bias, head, live)
     dsize = tl.where(live, dsize, 0.0)
     to, step = sequence(ddt, at + head, heads, first, length, REVERSE)
     of_dt = dsize.to(to.dtype.element_ty)
@@ -168,6 +149,18 @@ def inputs_kernel(
     tl.store(dA + at, tl.sum(da * size, 0))
     tl.store(dD + at, tl.sum(skip, 0))
     tl.store(dbias + at, tl.sum(dsize, 0))
+
+
+@triton.jit
+def _read_slopes(dt, dt_bias, head, live):
+    """The slopes of softplus."""
+    p, step = dt
+    raw = tl.load(p + tl.arange(0, live.shape[0]) * step, mask=live, other=0)
+    raw = raw.to(tl.float32)
+    if dt_bias is not None:
+        raw += tl.load(dt_bias + head)
+    _, slope = softplus(raw)
+    return slope
 
 
 @triton.jit(do_not_specialize=[*SIZES, "batch", "splits"])
@@ -226,14 +219,9 @@ def maps_kernel(
         at = row * rows[1] + head * p
         ws = sequence(others, at, steps[1], first, length, REVERSE)
         h_of_head = states + head.to(tl.int64) * (p * n)
-        products = tl.zeros((Q, Q), tl.float32)
-        for j in range(0, p, P):
-            channel = j + tl.arange(0, P)
-            a = read_tile(vs, channel, p, live)
-            b = read_tile(ws, channel, p, live)
-            products = multiply(a, tl.trans(b), products, PRECISION)
-        products *= between(of_head, OF_B)
-        pairs += products * (size[:, None] if OF_B else size[None, :])
+        of_pairs = products(vs, ws, p, live, P, PRECISION)
+        of_pairs *= between(of_head, OF_B)
+        pairs += of_pairs * (size[:, None] if OF_B else size[None, :])
         carried = tl.zeros((Q, N), tl.float32)
         for j in range(0, p, P):
             channel = j + tl.arange(0, P)

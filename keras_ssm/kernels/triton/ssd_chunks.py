@@ -165,3 +165,48 @@ def multiply_exactly(a, b, total, PRECISION: tl.constexpr):
         a = a.to(tl.float32)
         total = tl.dot(a, b, total, input_precision=PRECISION)
     return total
+
+
+@triton.jit
+def products(
+    v,
+    others,
+    width: tl.constexpr,
+    live,
+    BLOCK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """`v[t] others[s]` of the steps of two sequences, `(t, s)`."""
+    Q: tl.constexpr = live.shape[0]
+    total = tl.zeros((Q, Q), tl.float32)
+    for j in range(0, width, BLOCK):
+        column = j + tl.arange(0, BLOCK)
+        a = read_tile(v, column, width, live)
+        b = read_tile(others, column, width, live)
+        total = multiply(a, tl.trans(b), total, PRECISION)
+    return total
+
+
+@triton.jit
+def read_out(
+    maps,
+    state,
+    channel,
+    p: tl.constexpr,
+    n: tl.constexpr,
+    live,
+    N: tl.constexpr,
+    PRECISION: tl.constexpr,
+    EXACTLY: tl.constexpr,
+):
+    """`maps[t] state` for some channels of a state, `(t, channels)`."""
+    total = tl.zeros((live.shape[0], channel.shape[0]), tl.float32)
+    for m in range(0, n, N):
+        states = m + tl.arange(0, N)
+        a = read_tile(maps, states, n, live)
+        h = read_state(state, channel, states, p, n)
+        if EXACTLY:
+            total = multiply_exactly(a, h, total, PRECISION)
+        else:
+            total = multiply(a, h, total, PRECISION)
+    return total

@@ -25,7 +25,8 @@ from keras_ssm.kernels.triton.ssd_chunks import (
     locate,
     multiply,
     multiply_exactly,
-    read_state,
+    products,
+    read_out,
     read_sums,
     read_tile,
     to_end,
@@ -238,15 +239,8 @@ def outputs_kernel(
     size, sums, _ = read_sums(sums, row, head, heads, chunk, chunks, Q)
     starts += ((row * (chunks + 1) + chunk) * heads + head) * (p * n)
     channel = block * P + tl.arange(0, P)
-    scores = tl.zeros((Q, Q), tl.float32)
-    carried = tl.zeros((Q, P), tl.float32)
-    for m in range(0, n, N):
-        state = m + tl.arange(0, N)
-        c = read_tile(C, state, n, live)
-        b = read_tile(B, state, n, live)
-        h = read_state(starts, channel, state, p, n)
-        scores = multiply(c, tl.trans(b), scores, PRECISION)
-        carried = multiply(c, h, carried, PRECISION)
+    scores = products(C, B, n, live, N, PRECISION)
+    carried = read_out(C, starts, channel, p, n, live, N, PRECISION, False)
     v = read_tile(x, channel, p, live)
     within = scores * between(sums, False) * size[None, :]
     total = multiply(within, v, carried * from_start(sums)[:, None], PRECISION)
