@@ -1,5 +1,7 @@
 """Many MLPs, of which every step passes through a few."""
 
+import math
+
 import keras
 from keras import activations, initializers, ops, regularizers
 
@@ -11,6 +13,7 @@ from keras_ssm.layers.dense import (
     contract,
     project,
 )
+from keras_ssm.layers.expert_blocks import ExpertBlocks, block_size
 
 
 @keras.saving.register_keras_serializable(package="keras_ssm")
@@ -156,7 +159,10 @@ class MixtureOfExperts(ProjectionLayer):
         weights = ops.where(chosen, probabilities, 0.0)
         if self.normalize:
             weights = weights / ops.sum(weights, axis=-1, keepdims=True)
-        return self._experts(inputs, ops.cast(weights, self.compute_dtype))
+        size = self._block_size(inputs)
+        if size is None:
+            return self._all_experts(inputs, weights)
+        return self._chosen_experts(inputs, weights, chosen, size)
 
     def _route(self, x):
         """The probability of each expert, `(..., E)`."""
@@ -167,8 +173,42 @@ class MixtureOfExperts(ProjectionLayer):
         )
         return ops.softmax(logits, axis=-1)
 
-    def _experts(self, x, weights):
+    def _block_size(self, x):
+        """Steps of a block, or `None` to run all experts on all steps."""
+        quantized = self.gate_proj.dtype_policy.quantization_mode is not None
+        if quantized or None in x.shape:
+            return None
+        steps = math.prod(x.shape[:-1])
+        return block_size(steps, self.experts, self.top_k)
+
+    def _chosen_experts(self, x, weights, chosen, size):
+        """The sum of the chosen experts, `(..., m)`."""
+        width, shape = x.shape[-1], (-1, self.experts)
+        blocks = ExpertBlocks(ops.reshape(chosen, shape), self.top_k, size)
+        by_columns = width, self.experts, self.units
+        by_rows = self.experts, self.units, width
+        gate, up, down = (
+            ops.take(
+                ops.reshape(ops.cast(dense.kernel, self.compute_dtype), axes),
+                blocks.experts,
+                axis=axis,
+            )
+            for dense, axes, axis in (
+                (self.gate_proj, by_columns, 1),
+                (self.up_proj, by_columns, 1),
+                (self.down_proj, by_rows, 0),
+            )
+        )
+        inputs = blocks.gather(ops.reshape(x, (-1, width)))
+        hidden = self.activation(ops.einsum("nqm,mnu->nqu", inputs, gate))
+        hidden = hidden * ops.einsum("nqm,mnu->nqu", inputs, up)
+        y = ops.einsum("nqu,num->nqm", hidden, down)
+        y = blocks.scatter(y, ops.reshape(weights, shape))
+        return ops.cast(ops.reshape(y, x.shape), self.compute_dtype)
+
+    def _all_experts(self, x, weights):
         """The sum of all experts with these weights, `(..., E)`."""
+        weights = ops.cast(weights, self.compute_dtype)
         gate = self.activation(project(self.gate_proj, x))
         hidden = gate * project(self.up_proj, x)
         shape = ops.shape(hidden)

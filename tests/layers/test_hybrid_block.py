@@ -97,6 +97,10 @@ def test_both_halves_drop_channels_of_their_own():
 class SeesMasks(keras.layers.Layer):
     """Adds 1 at masked steps, and 2 in training."""
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
     def call(self, inputs, mask=None, training=None):
         masked = keras.ops.logical_not(mask)[..., None]
         y = keras.ops.zeros_like(inputs) + keras.ops.cast(masked, inputs.dtype)

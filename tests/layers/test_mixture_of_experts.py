@@ -22,15 +22,30 @@ from keras_ssm.layers import (
     HybridBlock,
     Mamba,
     MixtureOfExperts,
+    mixture_of_experts,
 )
+from keras_ssm.layers.expert_blocks import block_size
 
 EXPERTS, UNITS = 4, 5
+# All experts for all steps, or blocks of steps for each: `None` is not small
+# enough here to pay.
+each_way = pytest.mark.parametrize("size", [None, 1, 5])
+
+
+@pytest.fixture
+def in_blocks(monkeypatch, size):
+    """Has layers put so many steps into a block."""
+    name = f"{mixture_of_experts.__name__}.block_size"
+    monkeypatch.setattr(name, lambda *_: size)
 
 
 def make(**options):
     layer = MixtureOfExperts(EXPERTS, UNITS, **options)
     layer.build((None, None, WIDTH))
     randomize(layer)
+    # The same choices on each backend.
+    router = np.random.default_rng(3).normal(size=(WIDTH, EXPERTS))
+    layer.router_kernel.assign(router.astype("float32"))
     return layer
 
 
@@ -61,10 +76,11 @@ def routed(layer, x):
     return p, chosen
 
 
+@each_way
 @pytest.mark.parametrize(
     "options", [{}, {"top_k": 1}, {"top_k": 3, "normalize": True}]
 )
-def test_a_step_passes_through_the_experts_it_chooses(options):
+def test_a_step_passes_through_the_experts_it_chooses(options, in_blocks):
     layer, x = make(**options), sequences()
     p, chosen = routed(layer, x)
     weights = np.where(chosen, p, 0)
@@ -84,7 +100,8 @@ def test_a_step_gives_what_it_gives_in_a_sequence():
     assert_close(layer(x[:, 3]), expected[:, 3], "float32")
 
 
-def test_however_many_choose_an_expert_all_reach_it():
+@each_way
+def test_however_many_choose_an_expert_all_reach_it(in_blocks):
     layer, x = make(top_k=1), np.abs(sequences())
     router = np.zeros((WIDTH, EXPERTS), "float32")
     router[:, 2] = 1
@@ -128,7 +145,8 @@ def test_masked_steps_change_nothing_whatever_they_hold():
 
 
 @needs_gradients
-def test_gradients_reach_the_router_and_the_experts_that_are_chosen():
+@each_way
+def test_gradients_reach_the_router_and_the_experts_that_are_chosen(in_blocks):
     layer, x = make(top_k=1), sequences(length=1)
     _, chosen = routed(layer, x)
     chosen = chosen.any(axis=(0, 1))
@@ -141,6 +159,27 @@ def test_gradients_reach_the_router_and_the_experts_that_are_chosen():
         each = np.split(by_name[name], EXPERTS, axis=axis)
         reached = [np.abs(v).max() > 0 for v in each]
         assert reached == chosen.tolist(), name
+
+
+@needs_gradients
+@pytest.mark.parametrize("normalize", [False, True])
+def test_gradients_are_the_same_in_blocks(normalize, monkeypatch):
+    layer, x = make(normalize=normalize), sequences()
+    name = f"{mixture_of_experts.__name__}.block_size"
+    found = []
+    for size in (None, 5):
+        monkeypatch.setattr(name, lambda *_, size=size: size)
+        found.append(layer_gradients(layer, x, sequences(seed=5))[1])
+    for path, expected in found[0].items():
+        assert_close(found[1][path], expected, "float32", "gradient", path)
+
+
+@pytest.mark.parametrize(
+    ("steps", "pays"), [(1, False), (32, False), (1024, True), (9999, True)]
+)
+def test_blocks_are_for_many_steps_and_experts(steps, pays):
+    assert (block_size(steps, 16, 2) is not None) == pays
+    assert block_size(steps, 4, 3) is None
 
 
 @needs_gradients
