@@ -8,8 +8,6 @@ chunk, and what is left of the step behind it; `rows` `(b, h, c, 3, q)` the
 first three. The formulas are those of `keras_ssm/kernels/ssd_chunk.py`.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -76,11 +74,8 @@ def maps(how, columns, rows, x, dy, B, C, starts, after):
     given |= dict(starts=starts, after=after)
     shape = (b, parts, *B.shape[2:])
     specs = _by_head(how, members // each, each)
-    kernel = functools.partial(_maps_kernel, each)
-    kernel.__name__ = _maps_kernel.__name__
-    found = _call(
-        kernel, how, given, {"dB": shape, "dC": shape}, specs, (b, parts, c)
-    )
+    found, grid = {"dB": shape, "dC": shape}, (b, parts, c)
+    found = _call(_maps_kernel, how, given, found, specs, grid)
     return tuple(
         v.reshape(b, g, parts // g, *v.shape[2:]).sum(2)
         for v in (found["dB"], found["dC"])
@@ -120,7 +115,7 @@ def _call(kernel, how, given, found, block, grid):
     platform, interpret, _ = how
     shapes = {name: v.shape for name, v in given.items()} | found
     return call(
-        kernel,
+        lambda refs: kernel(_Program(refs, how)),
         given,
         {name: (shape, jnp.float32) for name, shape in found.items()},
         specs={name: block(name, shape) for name, shape in shapes.items()},
@@ -136,92 +131,106 @@ def _parameters(platform):
     if platform == "gpu":
         from jax.experimental.pallas import triton as plgpu
 
-        return plgpu.CompilerParams(num_warps=8, num_stages=1)
+        return plgpu.CompilerParams(num_warps=4, num_stages=1)
     from jax.experimental.pallas import tpu as pltpu
 
     return pltpu.CompilerParams(dimension_semantics=("parallel",) * 3)
 
 
-def _states_kernel(r):
+def _states_kernel(p):
+    r = p.refs
     v = r.maps[0, 0] * r.weights[0, 0]
-    r.states[0, 0, 0] = _multiply(v, r.x[0, 0], 0, 0)
+    r.states[0, 0, 0] = p.multiply(v, r.x[0, 0], 0, 0)
 
 
-def _outputs_kernel(r):
-    within = _multiply(r.C[0, 0], r.B[0, 0], 1, 1) * _between(r, 0)
-    y = _multiply(within * _row(r, 0, SIZE), r.x[0, 0], 1, 0)
-    carried = _multiply(r.C[0, 0], r.starts[0, 0, 0], 1, 0)
-    r.y[0, 0] = y + carried * _column(r, 0, FROM_START)
+def _outputs_kernel(p):
+    r = p.refs
+    within = p.multiply(r.C[0, 0], r.B[0, 0], 1, 1) * p.between(0)
+    y = p.multiply(within * p.row(0, SIZE), r.x[0, 0], 1, 0)
+    carried = p.multiply(r.C[0, 0], r.starts[0, 0, 0], 1, 0)
+    r.y[0, 0] = y + carried * p.column(0, FROM_START)
 
 
-def _inputs_kernel(r):
-    size, dy = _column(r, 0, SIZE), r.dy[0, 0]
-    within = _multiply(r.C[0, 0], r.B[0, 0], 1, 1) * _between(r, 0)
-    back = _multiply(r.B[0, 0], r.after[0, 0, 0], 1, 0)
-    back = back * _column(r, 0, TO_END)
-    r.dx[0, 0] = size * (_multiply(within, dy, 0, 0) + back)
+def _inputs_kernel(p):
+    r, size = p.refs, p.column(0, SIZE)
+    dy = r.dy[0, 0]
+    within = p.multiply(r.C[0, 0], r.B[0, 0], 1, 1) * p.between(0)
+    back = p.multiply(r.B[0, 0], r.after[0, 0, 0], 1, 0)
+    back = back * p.column(0, TO_END)
+    r.dx[0, 0] = size * (p.multiply(within, dy, 0, 0) + back)
     of_end = jnp.sum(r.x[0, 0] * back, axis=1, keepdims=True)
     r.of_end[0, 0] = of_end
-    carried = _multiply(r.C[0, 0], r.starts[0, 0, 0], 1, 0)
-    carried = carried * _column(r, 0, FROM_START)
+    carried = p.multiply(r.C[0, 0], r.starts[0, 0, 0], 1, 0)
+    carried = carried * p.column(0, FROM_START)
     of_start = jnp.sum(dy * carried, axis=1, keepdims=True)
-    pairs = _multiply(dy, r.x[0, 0], 1, 1) * within
+    pairs = p.multiply(dy, r.x[0, 0], 1, 1) * within
     first, second = (_order(pairs.shape, axis) for axis in (0, 1))
     until = jnp.where(first >= second, 1.0, 0.0)  # (t, r)
-    sums = _multiply(pairs * _row(r, 0, SIZE), until, 0, 0)  # (s, r)
-    sums = sums + of_end * size
-    sums = jnp.where(first < second, sums, of_start)
+    sums = p.multiply(pairs * p.row(0, SIZE), until, 0, 0)  # (s, r)
+    sums = jnp.where(first < second, sums + of_end * size, of_start)
     r.of_steps[0, 0, 0, 1:2] = jnp.sum(sums, axis=0, keepdims=True)
     r.of_steps[0, 0, 0, 0:1] = jnp.sum(pairs, axis=0, keepdims=True)
 
 
-def _maps_kernel(heads, r):
+def _maps_kernel(p):
+    r = p.refs
+
     def head(i, sums):
         pairs, dB, dC = sums
         x, dy = r.x[0, i], r.dy[0, i]
-        of_head = _multiply(dy, x, 1, 1) * _between(r, i)
-        pairs = pairs + of_head * _row(r, i, SIZE)
-        carried = _multiply(dy, r.starts[0, i, 0], 1, 1)
-        dC = dC + carried * _column(r, i, FROM_START)
-        back = _multiply(x, r.after[0, i, 0], 1, 1)
-        back = back * (_column(r, i, SIZE) * _column(r, i, TO_END))
+        of_head = p.multiply(dy, x, 1, 1) * p.between(i)
+        pairs = pairs + of_head * p.row(i, SIZE)
+        carried = p.multiply(dy, r.starts[0, i, 0], 1, 1)
+        dC = dC + carried * p.column(i, FROM_START)
+        back = p.multiply(x, r.after[0, i, 0], 1, 1)
+        back = back * (p.column(i, SIZE) * p.column(i, TO_END))
         return pairs, dB + back, dC
 
     B, C = r.B[0, 0], r.C[0, 0]
     q = B.shape[0]
     none = jnp.zeros((q, q), jnp.float32), jnp.zeros_like(B), jnp.zeros_like(C)
-    pairs, dB, dC = jax.lax.fori_loop(0, heads, head, none)
-    r.dB[0, 0] = dB + _multiply(pairs, C, 0, 0)
-    r.dC[0, 0] = dC + _multiply(pairs, B, 1, 0)
+    pairs, dB, dC = jax.lax.fori_loop(0, r.x.shape[1], head, none)
+    r.dB[0, 0] = dB + p.multiply(pairs, C, 0, 0)
+    r.dC[0, 0] = dC + p.multiply(pairs, B, 1, 0)
 
 
-def _between(r, i):
-    """What is left at step `t` of step `s`, `(t, s)`."""
-    v = _column(r, i, COARSE) - _row(r, i, COARSE)
-    v = v + (_column(r, i, FINE) - _row(r, i, FINE))
-    past = _order(v.shape, 0) >= _order(v.shape, 1)
-    # Before the exponential, which may be of large numbers elsewhere.
-    return jnp.exp(jnp.where(past, v, -jnp.inf))
+class _Program:
+    """What one program has, and how it multiplies; `i` is one of its heads."""
 
+    def __init__(self, refs, how):
+        self.refs = refs
+        platform, interpret, _ = how
+        self._precision = jax.lax.Precision.HIGHEST
+        if platform == "gpu" and not interpret:
+            # Three products of parts, in the units for them.
+            self._precision = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
 
-def _column(r, i, k):
-    return r.columns[0, i, :, k : k + 1]
+    def multiply(self, a, b, of_a, of_b):
+        """A product of matrices, summed over an axis of each."""
+        return jax.lax.dot_general(
+            a,
+            b,
+            (((of_a,), (of_b,)), ((), ())),
+            precision=self._precision,
+            preferred_element_type=jnp.float32,
+        )
 
+    def column(self, i, k):
+        """A number of each step, `(q, 1)`."""
+        return self.refs.columns[0, i, :, k : k + 1]
 
-def _row(r, i, k):
-    return r.rows[0, i, 0, k : k + 1, :]
+    def row(self, i, k):
+        """The same, `(1, q)`."""
+        return self.refs.rows[0, i, 0, k : k + 1, :]
+
+    def between(self, i):
+        """What is left at step `t` of step `s`, `(t, s)`."""
+        v = self.column(i, COARSE) - self.row(i, COARSE)
+        v = v + (self.column(i, FINE) - self.row(i, FINE))
+        past = _order(v.shape, 0) >= _order(v.shape, 1)
+        # Before the exponential, which may be of large numbers elsewhere.
+        return jnp.exp(jnp.where(past, v, -jnp.inf))
 
 
 def _order(shape, axis):
     return jax.lax.broadcasted_iota(jnp.int32, shape, axis)
-
-
-def _multiply(a, b, of_a, of_b):
-    """A product of matrices, summed over an axis of each."""
-    return jax.lax.dot_general(
-        a,
-        b,
-        (((of_a,), (of_b,)), ((), ())),
-        precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
