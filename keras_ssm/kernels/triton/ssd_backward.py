@@ -233,7 +233,11 @@ def maps_kernel(
     at = row * rows[2] + group * n
     maps = sequence(maps, at, steps[2], first, length, REVERSE)
     total = multiply(pairs, read_tile(maps, state, n, live), total, PRECISION)
-    total = tl.where(live[:, None], total, 0.0)
     at = ((split * batch + row) * length * groups + group) * n
     to = sequence(gradient, at, groups * n, first, length, REVERSE)
-    write_tile(to, total, state, n, tl.arange(0, Q) < length - first)
+    # Not one store of what `tl.where` selects: ptxas 12.8 and 12.9 would take
+    # all of it for 0 on sm_90.
+    write_tile(to, total, state, n, live)
+    if mask is not None:
+        dead = (tl.arange(0, Q) < length - first) & (live == 0)
+        write_tile(to, tl.zeros((Q, N), tl.float32), state, n, dead)
