@@ -204,6 +204,6 @@ TOGETHER = {
 ALONE = {
     "offsets": _check("offsets", 90),
     "million": _check("million", 90),
-    "dual": _check("dual", 120),
+    "dual": _check("dual", 200),
     "speed": _speed,
 }
