@@ -18,6 +18,7 @@ from layer_harness import (
     value,
 )
 
+from keras_ssm.kernels import platforms
 from keras_ssm.layers import (
     LRU,
     RGLRU,
@@ -173,6 +174,10 @@ def test_lora_trains_beside_frozen_projections(layer_class):
         assert (value(dense.lora_kernel_b) != lora).any(), dense.name
 
 
+@pytest.mark.skipif(
+    BACKEND == "jax" and platforms.here("jax") == "gpu",
+    reason="XLA multiplies int8 there in widths that are multiples of 4",
+)
 @each_layer_with_projections
 def test_int8_quantization_reaches_every_large_projection(layer_class):
     layer = make_with_projections(layer_class)
