@@ -11,6 +11,7 @@ import json
 import pathlib
 import re
 
+import recall_runs
 import report
 import signal_runs
 import text_classification
@@ -43,9 +44,7 @@ PICTURES = {
 # without one, or only *claimed*.
 EVIDENCE = {
     ("torch", "cpu"): "run",
-    ("torch", "gpu"): (
-        "run (H100), but for `ssd`; interpreted and compiled in CI"
-    ),
+    ("torch", "gpu"): "run (H100); interpreted and compiled in CI",
     ("jax", "cpu"): "run",
     ("jax", "gpu"): "run in part (H100); interpreted and lowered in CI",
     ("jax", "tpu"): "interpreted and lowered",
@@ -108,7 +107,7 @@ def _cell(names):
 
 def figures():
     """The tables of the benchmarks that have been run."""
-    parts = [_speed(), _accuracy(), _signals()]
+    parts = [_speed(), _accuracy(), _signals(), _recall()]
     return "\n".join(part for part in parts if part)
 
 
@@ -165,6 +164,20 @@ def _signals():
         "`benchmarks/signal_runs.py`, signals.json):\n\n"
         "![Learning curves](benchmarks/results/signals.png)\n\n"
         + signal_runs.table(record)
+        + "\n"
+    )
+
+
+def _recall():
+    record = json.loads(recall_runs.RECORD.read_text())
+    return (
+        "Recall (`examples/recall.py`, `benchmarks/recall_runs.py`, "
+        "recall.json): two blocks of Mamba, Mamba and attention, or two of "
+        "attention, the best of the learning rates and seeds that were tried; "
+        "trained for one to five minutes each on an H100 that others shared, "
+        "where nobody went on until all had learned.\n\n"
+        "![What two blocks recall](benchmarks/results/recall.png)\n\n"
+        + recall_runs.tables(record)
         + "\n"
     )
 

@@ -1,0 +1,114 @@
+"""Collects what `examples/recall.py` has found, and draws it.
+
+    python benchmarks/recall_runs.py FOLDER ... --machine "one core of two"
+
+Each folder is the `--output` of runs of `recall.py`. `results/recall.json`
+keeps every run, and with it what another seed or learning rate came to; the
+picture and the table show the most accurate one of each model, width and
+question.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+
+import report
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent / "examples"))
+
+from memory import figure  # noqa: E402
+
+RECORD = HERE / "results" / "recall.json"
+QUESTION = ("task", "width", "pairs", "model")
+MODELS = tuple(figure.COLOURS)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="+", type=pathlib.Path)
+    parser.add_argument("--machine", required=True, help="what ran them")
+    options = parser.parse_args()
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else {"runs": []}
+    found = record["runs"] + [
+        run | {"machine": options.machine}
+        for folder in options.folders
+        for run in figure.read(str(folder))
+    ]
+    # A run that was repeated takes the place of the first.
+    runs = {_key(run): run for run in found}
+    record["runs"] = [runs[key] for key in sorted(runs)]
+    RECORD.write_text(json.dumps(record) + "\n")
+    figure.draw(str(RECORD.with_suffix(".png")), best(record))
+    print(tables(record))
+
+
+def _key(run):
+    return (*(run[key] for key in QUESTION), run["learning_rate"], run["seed"])
+
+
+def best(record) -> list[dict]:
+    """The most accurate run of each model, width and question.
+
+    At the longest length, where several are tested.
+    """
+    runs = {}
+    for run in sorted(record["runs"], key=_accuracy):
+        runs[tuple(run[key] for key in QUESTION)] = run
+    return list(runs.values())
+
+
+def _accuracy(run):
+    return list(run.get("by_length", {"": run["accuracy"]}).values())[-1]
+
+
+def tables(record) -> str:
+    """One of the tasks that Mamba was made for, one of associations."""
+    runs = best(record)
+    return f"{_made_for_it(runs)}\n\n{_associations(runs)}"
+
+
+def _made_for_it(runs):
+    lines = [
+        report.row(
+            *("two blocks", "parameters", "selective copying"),
+            *("induction heads, 256", "4,096", "16,384"),
+        ),
+        report.row("---", *["---:"] * 5),
+    ]
+    for model in MODELS:
+        of_model = {r["task"]: r for r in runs if r["model"] == model}
+        if "induction" not in of_model:
+            continue
+        copying, induction = of_model["copying"], of_model["induction"]
+        by_length = [
+            induction["by_length"][n] for n in ("256", "4096", "16384")
+        ]
+        accuracies = [copying["accuracy"], *by_length]
+        shown = [f"{v:.2%}" for v in accuracies]
+        lines.append(report.row(model, f"{copying['parameters']:,}", *shown))
+    return "\n".join(lines)
+
+
+def _associations(runs):
+    runs = [run for run in runs if run["task"] == "association"]
+    pairs = sorted({run["pairs"] for run in runs})
+    lines = [
+        report.row("associative recall of", "width", *map(str, pairs)),
+        report.row("---", "---:", *["---:"] * len(pairs)),
+    ]
+    accuracies = {
+        (run["model"], run["width"], run["pairs"]): run["accuracy"]
+        for run in runs
+    }
+    for model in MODELS:
+        for width in sorted({r["width"] for r in runs if r["model"] == model}):
+            found = [accuracies.get((model, width, n)) for n in pairs]
+            shown = ["" if v is None else f"{v:.2%}" for v in found]
+            lines.append(report.row(model, str(width), *shown))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
