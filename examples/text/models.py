@@ -1,4 +1,4 @@
-"""One frame and its contents: Mamba, S4, LSTM, Transformer, or no mixer.
+"""One frame and its contents: Mamba, a hybrid, S4, LSTM, Transformer, nothing.
 
 Every model embeds the tokens, mixes them over time (or does not), averages
 over the text and classifies:
@@ -8,8 +8,8 @@ over the text and classifies:
 
 A mixer is a residual block around pre-normalised layers, and all mixers have
 the same number of parameters: the LSTM's units, the Transformer's feed-forward
-width and the states of Mamba-2, S4D and S4 are chosen so. `pooling` leaves the
-mixer out and so shows what the others add.
+width, the hybrid's heads and the states of Mamba-2, S4D and S4 are chosen so.
+`pooling` leaves the mixer out and so shows what the others add.
 """
 
 import math
@@ -17,12 +17,20 @@ import math
 import keras
 from keras import layers
 
-from keras_ssm.layers import Mamba2Block, MambaBlock, S4Block, S4DBlock
+from keras_ssm.layers import (
+    Attention,
+    HybridBlock,
+    Mamba2Block,
+    MambaBlock,
+    S4Block,
+    S4DBlock,
+)
 
 # From short trials on the embedded reviews.
 LEARNING_RATES = {
     "mamba": 4e-3,
     "mamba2": 4e-3,
+    "hybrid": 4e-3,
     "s4d": 4e-3,
     "s4": 4e-3,
     "lstm": 4e-3,
@@ -30,6 +38,7 @@ LEARNING_RATES = {
     "pooling": 2e-3,
 }
 NEURAL = tuple(LEARNING_RATES)
+HYBRID_HEADS = 2
 
 
 def build_model(name: str, vocabulary_size: int, classes: int, options):
@@ -61,6 +70,8 @@ def mix(name: str, x, options):
         return mamba(x, options)
     if name == "mamba2":
         return mamba2(x, options)
+    if name == "hybrid":
+        return hybrid(x, options)
     if name == "s4d":
         return s4(S4DBlock, x, match(s4d_parameters, options))
     if name == "s4":
@@ -91,6 +102,24 @@ def mamba2(x, options):
     return in_directions(
         Mamba2Block(state_dim=state_dim, name="mixer"), x, options
     )
+
+
+def hybrid(x, options):
+    """Mamba of half as many channels, then attention, without positions."""
+    inputs = keras.Input((None, x.shape[-1]))
+    half = keras.Model(inputs, half_mamba(inputs, options)).count_params()
+
+    def parameters(width, head_dim):
+        return half + width + 4 * width * HYBRID_HEADS * head_dim
+
+    attention = Attention(HYBRID_HEADS, head_dim=match(parameters, options))
+    return HybridBlock(attention, name="attention")(half_mamba(x, options))
+
+
+def half_mamba(x, options):
+    """Mamba of half as many channels."""
+    block = MambaBlock(state_dim=options.state_dim, expand=1, name="mixer")
+    return in_directions(block, x, options)
 
 
 def in_directions(block, x, options):

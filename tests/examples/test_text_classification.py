@@ -84,7 +84,9 @@ def test_every_model_learns_and_predicts(model, run, tmp_path):
     assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
 
 
-@pytest.mark.parametrize("name", ["mamba", "mamba2", "s4d", "transformer"])
+@pytest.mark.parametrize(
+    "name", ["mamba", "mamba2", "hybrid", "s4d", "transformer"]
+)
 def test_saved_model_predicts_the_same(name, options, tmp_path):
     texts = [text for text, _ in rows(30)]
     saved = classifiers.NeuralClassifier(["bad", "good", "new"], options)
@@ -477,7 +479,7 @@ def test_mixers_have_equal_size():
         )["outside"]
         for name in models.NEURAL
     }
-    for name in ("mamba2", "s4d", "s4", "lstm", "transformer"):
+    for name in ("mamba2", "hybrid", "s4d", "s4", "lstm", "transformer"):
         assert abs(sizes[name] / sizes["mamba"] - 1) < 0.02, sizes
     assert sizes["pooling"] < 0.05 * sizes["mamba"]
 
