@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_ssm.layers.dense import ProjectionLayer
+from keras_ssm.layers.mixture_of_experts import MixtureOfExperts
 from keras_ssm.layers.residual_block import ResidualBlock
 from keras_ssm.layers.sequence_layer import SequenceLayer
 
@@ -37,8 +38,9 @@ class HybridBlock(ResidualBlock):
             keeps the width, such as `GatedMLP(units)` or
             `MixtureOfExperts(experts, units)`. `None` for none.
         remat: Whether to compute what is between norm and dropout again in
-            the backward pass of training, instead of keeping it. Not so a
-            `feed_forward` whose call takes `training`: it may be random.
+            the backward pass of training, instead of keeping it. Of a
+            `MixtureOfExperts` these are the experts; another `feed_forward`
+            whose call takes `training` is kept: it may be random.
         dropout: Rate of dropout before a residual is added.
         epsilon: Of the RMS norms.
         seed: Integer, for the dropout.
@@ -109,6 +111,8 @@ class HybridBlock(ResidualBlock):
         self.feed_forward = _again(
             feed_forward, self.dtype_policy, "feed_forward"
         )
+        if isinstance(self.feed_forward, MixtureOfExperts):
+            self.feed_forward.remat |= remat
         # Not the seed of the other one, which would drop the same channels.
         self.feed_forward_dropout = self.make_dropout(
             "feed_forward_dropout",

@@ -57,6 +57,8 @@ class MixtureOfExperts(ProjectionLayer):
             are in Mixtral, and are not in Jamba.
         balance_loss: Weight of the loss that balances the experts; 0 for none.
         activation: Of the gates.
+        remat: Whether to compute the experts again in the backward pass of
+            training, instead of keeping what is inside.
         kernel_initializer: For the kernels of each expert and the router.
         kernel_regularizer: For the kernels of the experts.
         **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`,
@@ -94,6 +96,7 @@ class MixtureOfExperts(ProjectionLayer):
         normalize: bool = False,
         balance_loss: float = 0.001,
         activation="silu",
+        remat: bool = False,
         kernel_initializer="lecun_normal",
         kernel_regularizer=None,
         **kwargs,
@@ -118,6 +121,7 @@ class MixtureOfExperts(ProjectionLayer):
         self.normalize = normalize
         self.balance_loss = balance_loss
         self.activation = activations.get(activation)
+        self.remat = remat
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.kernel_regularizer = regularizers.get(kernel_regularizer)
         self.supports_masking = True
@@ -159,10 +163,13 @@ class MixtureOfExperts(ProjectionLayer):
         weights = ops.where(chosen, probabilities, 0.0)
         if self.normalize:
             weights = weights / ops.sum(weights, axis=-1, keepdims=True)
-        size = self._block_size(inputs)
-        if size is None:
-            return self._all_experts(inputs, weights)
-        return self._chosen_experts(inputs, weights, chosen, size)
+
+        def experts(inputs, weights):
+            return self._experts(inputs, weights, chosen)
+
+        if self.remat and training:
+            experts = keras.remat(experts)
+        return experts(inputs, weights)
 
     def _route(self, x):
         """The probability of each expert, `(..., E)`."""
@@ -172,6 +179,13 @@ class MixtureOfExperts(ProjectionLayer):
             ops.convert_to_tensor(self.router_kernel),
         )
         return ops.softmax(logits, axis=-1)
+
+    def _experts(self, x, weights, chosen):
+        """The sum of the chosen experts with these weights, `(..., E)`."""
+        size = self._block_size(x)
+        if size is None:
+            return self._all_experts(x, weights)
+        return self._chosen_experts(x, weights, chosen, size)
 
     def _block_size(self, x):
         """Steps of a block, or `None` to run all experts on all steps."""
@@ -241,6 +255,7 @@ class MixtureOfExperts(ProjectionLayer):
             "normalize": self.normalize,
             "balance_loss": self.balance_loss,
             "activation": activations.serialize(self.activation),
+            "remat": self.remat,
             "kernel_initializer": initializers.serialize(
                 self.kernel_initializer
             ),

@@ -19,7 +19,13 @@ from layer_harness import (
     twin,
 )
 
-from keras_ssm.layers import GatedMLP, HybridBlock, Mamba, MambaBlock
+from keras_ssm.layers import (
+    GatedMLP,
+    HybridBlock,
+    Mamba,
+    MambaBlock,
+    MixtureOfExperts,
+)
 
 
 def block(feed_forward=None, mixer=None, **options):
@@ -152,14 +158,18 @@ def moved_by_a_step(layer, remat, from_state):
 
 @needs_gradients
 @pytest.mark.parametrize(
-    "from_state",
+    ("feed_forward", "from_state"),
     [
-        pytest.param(v, marks=pytest.mark.slow if BACKEND == "jax" else ())
-        for v in (False, True)
+        pytest.param(*v, marks=pytest.mark.slow if BACKEND == "jax" else ())
+        for v in (
+            (GatedMLP(8), False),
+            (GatedMLP(8), True),
+            (MixtureOfExperts(3, 4, balance_loss=1.0), False),
+        )
     ],
 )
-def test_remat_changes_no_gradient(from_state):
-    layer = block(GatedMLP(8), dropout=0.5, seed=3)
+def test_remat_changes_no_gradient(feed_forward, from_state):
+    layer = block(feed_forward, dropout=0.5, seed=3)
     kept, computed_again = (
         moved_by_a_step(layer, remat, from_state) for remat in (False, True)
     )
@@ -169,10 +179,16 @@ def test_remat_changes_no_gradient(from_state):
 
 
 @needs_gradients
-def test_remat_computes_the_inside_again_in_training_alone():
+@pytest.mark.parametrize(
+    ("feed_forward", "inside"),
+    [(GatedMLP(8), "call"), (MixtureOfExperts(3, 4), "_experts")],
+)
+def test_remat_computes_the_inside_again_in_training_alone(
+    feed_forward, inside
+):
     calls = []
-    layer = block(GatedMLP(8), remat=True)
-    for part, name in ((layer.mixer, "mix"), (layer.feed_forward, "call")):
+    layer = block(feed_forward, remat=True)
+    for part, name in ((layer.mixer, "mix"), (layer.feed_forward, inside)):
         inner = getattr(part, name)
 
         def spy(*args, inner=inner, **kwargs):
