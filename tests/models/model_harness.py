@@ -37,19 +37,26 @@ CONFIGS = {
         },
     ),
 }
-# PyTorch runs all of them; JAX and TensorFlow compile what they run.
-each_config = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=()
-            if BACKEND == "torch" or name == "jamba"
-            else pytest.mark.slow,
-        )
-        for name in CONFIGS
-    ],
-)
+
+
+def each_config(quick="jamba"):
+    """Parametrizes a test over all models.
+
+    PyTorch runs all of them. JAX and TensorFlow compile what they run: there
+    one has to do, but for `make test-all`.
+    """
+    return pytest.mark.parametrize(
+        "name",
+        [
+            pytest.param(
+                name,
+                marks=()
+                if BACKEND == "torch" or name == quick
+                else pytest.mark.slow,
+            )
+            for name in CONFIGS
+        ],
+    )
 
 
 def backbone(name="mamba", **changes):

@@ -102,7 +102,7 @@ def test_training_learns_a_period():
     assert (logits.argmax(-1) == tokens[:, 9:]).mean() > 0.9
 
 
-@each_config
+@each_config(quick="mamba")
 def test_saved_model_comes_back_with_the_same_outputs(name, tmp_path):
     model = causal_lm(name, tie_embeddings=False, logit_soft_cap=2.0)
     tokens = padded_tokens()

@@ -29,7 +29,7 @@ def lists(results):
     return [result.tolist() for result in results]
 
 
-@each_config
+@each_config()
 def test_greedy_is_the_most_likely_token_of_full_passes(name):
     model = causal_lm(name)
     results = model.generate(PROMPTS, 12)
