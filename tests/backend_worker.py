@@ -75,6 +75,15 @@ def make_model():
         )
         for layer_class, small in OTHERS.items()
     ]
+    backbone = keras_ssm.models.HybridBackbone(
+        10,
+        8,
+        ["griffin"],
+        feed_forward={"units": 4},
+        name="backbone",
+    )
+    average = keras.layers.GlobalAveragePooling1D(name="average")
+    others.append(average(backbone(tokens)))
     logits = keras.layers.Dense(2, name="logits")
     y = logits(keras.layers.Concatenate(name="features")([y, *others]))
     model = keras.Model(tokens, y, name="classifier")
