@@ -134,9 +134,9 @@ class CausalLM(Task):
     ):
         """Continues prompts token by token.
 
-        All prompts are read at once, in parallel; then every token takes the
-        time of a step. On JAX and TensorFlow both are compiled for the number
-        of prompts, and for lengths rounded up to powers of two.
+        All prompts are read in parallel, 2048 tokens at once; then every token
+        takes the time of a step. On JAX and TensorFlow both are compiled for
+        the number of prompts, and for lengths rounded up to powers of two.
 
         Padding is never generated.
 

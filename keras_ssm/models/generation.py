@@ -1,5 +1,7 @@
 """Continues prompts with a language model, by compiled programs."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
@@ -9,6 +11,9 @@ from keras_ssm.ops.dispatch import compiled
 
 # Tokens that one call of a program generates where nobody waits for each.
 CHUNK = 64
+# Tokens of a prompt that are read at once: attention compares each of them with
+# all of its state.
+PART = 2048
 SHORTEST = 16
 # In the place of tokens of a row that has ended.
 ENDED = -1
@@ -18,10 +23,10 @@ class Generator:
     """Generates with a model.
 
     Prompts are padded on the left, so that all of them end together, and read
-    by one program. Masked steps leave a state as it is: each row has the state
-    that it would have by itself. Another program goes on from there; it takes
-    a step with the last token and chooses the next one, again and again. Rows
-    that have ended are masked.
+    by one program, long ones in parts. Masked steps leave a state as it is:
+    each row has the state that it would have by itself. Another program goes
+    on from there; it takes a step with the last token and chooses the next
+    one, again and again. Rows that have ended are masked.
 
     Args:
         model: A `CausalLM`.
@@ -58,7 +63,7 @@ class Generator:
 
     def _tokens(self, rows, max_length, sampler, stop_tokens, seed, chunk):
         """Yields new tokens, `(any number of steps, rows)`."""
-        read, go_on = self._compiled(sampler)
+        feed, read, go_on = self._compiled(sampler)
         values = [variable.value for variable in self.model.variables]
         random = _random(seed, len(rows))
         tokens, mask = _pad_left(rows)
@@ -66,10 +71,11 @@ class Generator:
         state = self.model.backbone.get_initial_state(
             len(rows), _rounded(max_length)
         )
+        *parts, last = zip(_parts(tokens), _parts(mask), strict=True)
+        for part in parts:
+            state = feed(values, state, *part)
         carry = {"state": state, "left": ops.convert_to_tensor(left)}
-        carry, new = read(
-            values, carry, tokens, mask, random(1)[0], stop_tokens
-        )
+        carry, new = read(values, carry, *last, random(1)[0], stop_tokens)
         yield ops.convert_to_numpy(new)[None]
         left = ops.convert_to_numpy(carry["left"])
         while left.any():
@@ -81,7 +87,7 @@ class Generator:
             left = ops.convert_to_numpy(carry["left"])
 
     def _compiled(self, sampler):
-        """The two programs for a sampler."""
+        """The programs for a sampler."""
         jit_compile = self.model.jit_compile
         key = (
             type(sampler),
@@ -89,25 +95,28 @@ class Generator:
             jit_compile,
         )
         if key not in self._programs:
-
-            def read(values, *arguments):
-                with self._weights(values):
-                    return self._read(sampler, *arguments)
-
-            def go_on(values, *arguments):
-                with self._weights(values):
-                    return self._go_on(sampler, *arguments)
-
-            self._programs[key] = (
-                compiled(read, jit_compile),
-                compiled(go_on, jit_compile),
-            )
+            self._programs[key] = [
+                compiled(self._with_weights(function), jit_compile)
+                for function in (
+                    self._feed,
+                    functools.partial(self._read, sampler),
+                    functools.partial(self._go_on, sampler),
+                )
+            ]
         return self._programs[key]
 
-    def _weights(self, values):
-        """Within it, the model has these values."""
-        pairs = zip(self.model.variables, values, strict=True)
-        return keras.StatelessScope(state_mapping=list(pairs))
+    def _with_weights(self, function):
+        """The function, with the weights of the model as first argument."""
+
+        def program(values, *arguments):
+            pairs = zip(self.model.variables, values, strict=True)
+            with keras.StatelessScope(state_mapping=list(pairs)):
+                return function(*arguments)
+
+        return program
+
+    def _feed(self, state, tokens, mask):
+        return self.model.backbone.steps(tokens, state, mask)[1]
 
     def _read(self, sampler, carry, tokens, mask, uniform, stop_tokens):
         y, state = self.model.backbone.steps(tokens, carry["state"], mask)
@@ -196,7 +205,11 @@ def _check(rows, max_length, vocabulary_size):
 
 def _pad_left(rows):
     """Tokens and a mask, `(b, l)`."""
-    length = _rounded(max(len(row) for row in rows))
+    length = max(len(row) for row in rows)
+    if length > PART:
+        length = -(-length // PART) * PART
+    else:
+        length = _rounded(length)
     tokens = np.zeros((len(rows), length), "int32")
     mask = np.zeros((len(rows), length), "bool")
     for index, row in enumerate(rows):
@@ -206,8 +219,13 @@ def _pad_left(rows):
 
 
 def _rounded(length):
-    """The next power of two, so that few programs are compiled."""
+    """A greater length of few, so that few programs are compiled."""
     return max(SHORTEST, 1 << (length - 1).bit_length())
+
+
+def _parts(x):
+    """`(b, l)` in parts of equal length."""
+    return np.split(x, max(1, x.shape[1] // PART), axis=1)
 
 
 def _random(seed, rows):

@@ -7,7 +7,12 @@ from compare import as_array
 from harness import BACKEND
 from model_harness import VOCABULARY, causal_lm, each_config
 
-from keras_ssm.models import GreedySampler, RandomSampler, TopKSampler
+from keras_ssm.models import (
+    GreedySampler,
+    RandomSampler,
+    TopKSampler,
+    generation,
+)
 
 PROMPTS = [[3, 1, 4], [1, 5, 9, 2, 6, 5, 3, 5], [8]]
 
@@ -62,6 +67,14 @@ def test_a_long_generation_runs_in_parts(model):
     assert len(result) == 80
     assert result[:70].tolist() == model.generate(PROMPTS[0], 70).tolist()
     assert result.min() > 0
+
+
+def test_long_prompts_are_read_in_parts(monkeypatch):
+    model = causal_lm("jamba")
+    expected = lists(model.generate(PROMPTS, 12))
+    monkeypatch.setattr(generation, "SHORTEST", 1)
+    monkeypatch.setattr(generation, "PART", 3)
+    assert lists(causal_lm("jamba").generate(PROMPTS, 12)) == expected
 
 
 def test_a_row_ends_behind_its_stop_token(model):
