@@ -7,14 +7,21 @@ show what is not there.
 """
 
 import pathlib
+import textwrap
 
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from keras_ssm import layers
+from keras_ssm import layers, models
+from keras_ssm.layers.sequence_layer import SequenceLayer
 from keras_ssm.ops.dispatch import PREFERENCES
 
-FLOORS = {"layers": "#dbe9f6", "ops": "#fde6c8", "kernels": "#dff0d8"}
+FLOORS = {
+    "models": "#ece3f4",
+    "layers": "#dbe9f6",
+    "ops": "#fde6c8",
+    "kernels": "#dff0d8",
+}
 BACKENDS = {
     "torch": "PyTorch",
     "jax": "JAX",
@@ -24,11 +31,14 @@ BACKENDS = {
 
 
 def main():
-    figure = Figure(figsize=(9, 4.6))
+    figure = Figure(figsize=(9, 5.9))
     axes = figure.subplots()
-    axes.set(xlim=(0, 9), ylim=(0, 4.6))
+    axes.set(xlim=(0, 9), ylim=(0, 5.95))
     axes.axis("off")
-    names = [name for name in layers.__all__ if "Mamba" in name]
+    stacks = ["HybridBackbone", "CausalLM", "TextClassifier"]
+    configs = [name for name in models.__all__ if name.endswith("config")]
+    floor(axes, 4.85, "models", "stacks by a pattern", stacks + configs)
+    names = [name for name in layers.__all__ if is_mixer(name)]
     floor(axes, 3.5, "layers", "parameters, masks, states: Keras' LSTM", names)
     ops = sorted({op for op, _ in PREFERENCES if not op.endswith("_step")})
     floor(axes, 2.15, "ops", "one meaning, float64 reference", ops)
@@ -37,8 +47,8 @@ def main():
     axes.text(8.75, 1.42, "one folder an implementation", **SMALL)
     for column, (backend, title) in enumerate(BACKENDS.items()):
         left = 0.3 + 2.15 * column
-        box(axes, left, 0.25, 1.95, 0.95, "white")
-        axes.text(left + 0.975, 1.02, title, ha="center", va="center")
+        box(axes, left, 0.22, 1.95, 1.0, "white")
+        axes.text(left + 0.975, 1.06, title, ha="center", va="center")
         found = dict.fromkeys(
             name
             for (_, of), rows in PREFERENCES.items()
@@ -46,19 +56,8 @@ def main():
             for name in row
             if of == backend
         )
-        text = "\n".join(
-            [name for name in found if name != "portable"] or found
-        )
-        axes.text(
-            left + 0.975,
-            0.56,
-            text,
-            ha="center",
-            va="center",
-            family="monospace",
-            size=9,
-        )
-    for bottom in (3.5, 2.15):
+        write(axes, left + 0.975, 0.58, own(found), 18)
+    for bottom in (4.85, 3.5, 2.15):
         axes.annotate(
             "",
             (4.5, bottom - 0.42),
@@ -69,6 +68,7 @@ def main():
     figure.savefig(path, dpi=150, bbox_inches="tight")
 
 
+SHARED = ("portable", "dense")
 SMALL = dict(ha="right", va="center", size=9, color="#555555")
 
 
@@ -76,14 +76,26 @@ def floor(axes, bottom, title, note, names):
     box(axes, 0.1, bottom, 8.8, 0.93, FLOORS[title])
     axes.text(0.25, bottom + 0.7, title, weight="bold", va="center")
     axes.text(8.75, bottom + 0.7, note, **SMALL)
-    axes.text(
-        4.5,
-        bottom + 0.3,
-        "     ".join(names),
-        ha="center",
-        va="center",
-        family="monospace",
-    )
+    write(axes, 4.5, bottom + 0.31, names, 82)
+
+
+def write(axes, x, y, names, width):
+    """Names around a place, in lines of so many characters."""
+    lines = textwrap.wrap("  ".join(names), width, break_on_hyphens=False)
+    text = "\n".join(lines)
+    style = dict(ha="center", va="center", family="monospace", size=9)
+    axes.text(x, y, text, linespacing=1.4, **style)
+
+
+def own(names):
+    """Those of a backend's own, or those of every backend if it has none."""
+    return [name for name in names if name not in SHARED] or names
+
+
+def is_mixer(name):
+    """Whether a public name is a layer over time that is no block."""
+    layer = getattr(layers, name)
+    return issubclass(layer, SequenceLayer) and not name.endswith("Block")
 
 
 def box(axes, left, bottom, width, height, color):
