@@ -8,7 +8,8 @@ TENSORFLOW ?= tensorflow-cpu
 VENV := .venv
 PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST := $(VENV)/bin/python -m pytest
-BACKENDS := jax torch tensorflow
+# Those that compile come first: they take longest.
+BACKENDS := jax tensorflow torch
 
 packages_jax := -e .[jax,examples]
 packages_torch := -e .[torch,examples]
