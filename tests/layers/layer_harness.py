@@ -121,8 +121,8 @@ LAYERS = (*MIXERS, *BLOCKS)
 
 # PyTorch runs all of them. JAX and TensorFlow compile what a test calls: there,
 # one of each kind has to do but for `make test-all`. S4D and S4 have a file of
-# tests of their own as well.
-SOME = (Mamba, MambaBlock, Mamba2, S5, RGLRU, HybridBlock)
+# tests of their own as well, and hybrid blocks those of models.
+SOME = (Mamba, MambaBlock, Mamba2, S5, RGLRU)
 KINDS = LAYERS if BACKEND == "torch" else SOME
 
 each_layer = pytest.mark.parametrize(
