@@ -60,10 +60,14 @@ def pytest_collection_modifyitems(config, items):
 # chunk computes: of its cases, these have to do but for `make test-all`.
 SSD_CASES = ("one_number", "mamba_goes_on", "groups", "padded", "long_text")
 OF_CASES = ("test_outputs_and_gradients[ssd", "test_outputs_of_portable[ssd")
+# Training by the clock is tested on PyTorch; what differs is in the layers.
+EXAMPLES = ("test_raw_audio.py", "test_sequential_pixels.py")
 
 
 def _leave_to_the_slow_ones(items):
     for item in items:
+        if item.path.name in EXAMPLES:
+            item.add_marker(pytest.mark.slow)
         if item.name.startswith(OF_CASES) and not any(
             case in item.name for case in SSD_CASES
         ):
