@@ -20,6 +20,39 @@ def compiled(function, jit_compile: bool):
     return _COMPILERS[keras.config.backend()](function, jit_compile)
 
 
+def traced(function):
+    """A function of nests of tensors, without the Python in between.
+
+    For what `compiled` does not compile, on PyTorch: there it is traced for
+    the shapes that it meets, to a graph of PyTorch's own operations. On other
+    backends it is the function itself.
+
+    Args:
+        function: Takes nests of tensors, all of them with shapes that few
+            calls differ in, and returns a nest of tensors. What it does must
+            not depend on their values.
+    """
+    if keras.config.backend() != "torch":
+        return function
+    return _traced_torch(function)
+
+
+def _traced_torch(function):
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    graphs = {}
+
+    def program(*arguments):
+        leaves = keras.tree.flatten(arguments)
+        key = tuple((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves)
+        if key not in graphs:
+            trace = make_fx(function, tracing_mode="fake")
+            graphs[key] = trace(*arguments)
+        return graphs[key](*arguments)
+
+    return program
+
+
 def _compiled_jax(function, jit_compile):
     import jax
 

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_ssm.models import samplers
-from keras_ssm.ops.dispatch import compiled
+from keras_ssm.ops.dispatch import compiled, traced
 
 # Tokens that one call of a program generates where nobody waits for each.
 CHUNK = 64
@@ -26,7 +26,7 @@ class Generator:
     by one program, long ones in parts. Masked steps leave a state as it is:
     each row has the state that it would have by itself. Another program goes
     on from there; it takes a step with the last token and chooses the next
-    one, again and again. Rows that have ended are masked.
+    one, again and again, until all rows have ended.
 
     Args:
         model: A `CausalLM`.
@@ -95,25 +95,18 @@ class Generator:
             jit_compile,
         )
         if key not in self._programs:
+            read = functools.partial(self._read, sampler)
+            step = functools.partial(self._step, sampler)
+            step = traced(with_weights(self.model, step))
+            functions = (
+                with_weights(self.model, self._feed),
+                with_weights(self.model, read),
+                functools.partial(_go_on, step),
+            )
             self._programs[key] = [
-                compiled(self._with_weights(function), jit_compile)
-                for function in (
-                    self._feed,
-                    functools.partial(self._read, sampler),
-                    functools.partial(self._go_on, sampler),
-                )
+                compiled(function, jit_compile) for function in functions
             ]
         return self._programs[key]
-
-    def _with_weights(self, function):
-        """The function, with the weights of the model as first argument."""
-
-        def program(values, *arguments):
-            pairs = zip(self.model.variables, values, strict=True)
-            with keras.StatelessScope(state_mapping=list(pairs)):
-                return function(*arguments)
-
-        return program
 
     def _feed(self, state, tokens, mask):
         return self.model.backbone.steps(tokens, state, mask)[1]
@@ -124,36 +117,11 @@ class Generator:
             sampler, y[:, -1], state, carry["left"], uniform, stop_tokens
         )
 
-    def _go_on(self, sampler, carry, count, uniform, stop_tokens):
-        def goes_on(index, carry, generated):
-            return ops.logical_and(index < count, ops.any(carry["left"] > 0))
-
-        def step(index, carry, generated):
-            y, state = self.model.backbone.step(
-                carry["token"], carry["state"], carry["left"] > 0
-            )
-            carry, new = self._choose(
-                sampler,
-                y,
-                state,
-                carry["left"],
-                ops.take(uniform, index, axis=0),
-                stop_tokens,
-            )
-            new = ops.expand_dims(new, 0)
-            return (
-                index + 1,
-                carry,
-                ops.slice_update(generated, (index, 0), new),
-            )
-
-        uniform = ops.convert_to_tensor(uniform)
-        generated = ops.full(uniform.shape, ENDED, "int32")
-        start = ops.zeros((), "int32")
-        _, carry, generated = ops.while_loop(
-            goes_on, step, (start, carry, generated)
+    def _step(self, sampler, carry, uniform, stop_tokens):
+        y, state = self.model.backbone.step(carry["token"], carry["state"])
+        return self._choose(
+            sampler, y, state, carry["left"], uniform, stop_tokens
         )
-        return carry, generated
 
     def _choose(self, sampler, y, state, left, uniform, stop_tokens):
         """Chooses tokens after outputs `y` of the backbone, `(b, width)`."""
@@ -168,6 +136,50 @@ class Generator:
         new = ops.where(live, token, ENDED)
         left = ops.where(stops, 0, ops.maximum(left - 1, 0))
         return {"state": state, "token": token, "left": left}, new
+
+
+def with_weights(model, function):
+    """The function, with the values of a model's variables first.
+
+    A program keeps what it has seen when it was compiled. Weights that are
+    arguments are those of today.
+    """
+
+    def program(values, *arguments):
+        pairs = zip(model.variables, values, strict=True)
+        with keras.StatelessScope(state_mapping=list(pairs)):
+            return function(*arguments)
+
+    return program
+
+
+def _go_on(step, values, carry, count, uniform, stop_tokens):
+    """Takes steps, at most `count`, until all rows have ended.
+
+    Returns:
+        `(carry, generated)`: what to go on from, and the tokens, `(CHUNK, b)`.
+    """
+
+    def goes_on(index, carry, generated):
+        return ops.logical_and(index < count, ops.any(carry["left"] > 0))
+
+    def body(index, carry, generated):
+        carry, new = step(values, carry, uniform[index], stop_tokens)
+        new = ops.expand_dims(new, 0)
+        return (
+            index + 1,
+            carry,
+            ops.slice_update(generated, (index, 0), new),
+        )
+
+    uniform = ops.convert_to_tensor(uniform)
+    stop_tokens = ops.convert_to_tensor(stop_tokens)
+    generated = ops.full(uniform.shape, ENDED, "int32")
+    start = ops.zeros((), "int32")
+    _, carry, generated = ops.while_loop(
+        goes_on, body, (start, carry, generated)
+    )
+    return carry, generated
 
 
 def _rows(prompts, padding_id):

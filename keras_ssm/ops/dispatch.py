@@ -131,6 +131,7 @@ PACKAGES = {"numba": "numba", "triton": "triton"}
 
 # For layers above, which load no kernels.
 compiled = programs.compiled
+traced = programs.traced
 
 _PINNED = contextvars.ContextVar("keras_ssm_implementation", default=None)
 
