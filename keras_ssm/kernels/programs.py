@@ -38,19 +38,32 @@ def traced(function):
 
 
 def _traced_torch(function):
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     graphs = {}
 
     def program(*arguments):
         leaves = keras.tree.flatten(arguments)
         key = tuple((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves)
         if key not in graphs:
-            trace = make_fx(function, tracing_mode="fake")
-            graphs[key] = trace(*arguments)
-        return graphs[key](*arguments)
+            graphs[key] = _graph(function, arguments)
+        graph, structure = graphs[key]
+        return keras.tree.pack_sequence_as(structure, graph(*leaves))
 
     return program
+
+
+def _graph(function, arguments):
+    """The function from leaves to leaves, and the nest of its outputs."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    nests = []
+
+    def of_leaves(*leaves):
+        outputs = function(*keras.tree.pack_sequence_as(arguments, leaves))
+        nests.append(keras.tree.map_structure(lambda leaf: None, outputs))
+        return keras.tree.flatten(outputs)
+
+    trace = make_fx(of_leaves, tracing_mode="fake")
+    return trace(*keras.tree.flatten(arguments)), nests[0]
 
 
 def _compiled_jax(function, jit_compile):
