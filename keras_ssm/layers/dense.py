@@ -8,7 +8,7 @@ class ProjectionLayer(keras.layers.Layer):
     """Base of layers whose projections are those of `build_dense`.
 
     What was quantized has other variables than what was not. So that a file
-    loads again, the build config holds the dtype policies of those.
+    loads again, the build config says how each of those was.
 
     Args:
         **kwargs: Arguments of `keras.layers.Layer`.
@@ -17,35 +17,45 @@ class ProjectionLayer(keras.layers.Layer):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.projections = ()  # names of the sublayers of `build_dense`
-        self.quantized_policies = {}
+        self.quantized = {}  # see `quantized_arguments`
 
-    def projection_policies(self) -> dict:
-        """The dtype policies of the projections, by name."""
-        return {
-            name: getattr(self, name).dtype_policy for name in self.projections
-        }
+    def projection_layers(self) -> dict:
+        """The projections by name, those of sublayers too."""
+        return {name: getattr(self, name) for name in self.projections}
 
     def get_build_config(self):
         config = super().get_build_config()
-        policies = {
-            name: policy
-            for name, policy in self.projection_policies().items()
-            if policy.quantization_mode is not None
-        }
-        if not config or not policies:
+        quantized = quantized_arguments(self.projection_layers())
+        if not config or not quantized:
             return config
-        serialize = keras.dtype_policies.serialize
-        policies = {name: serialize(p) for name, p in policies.items()}
-        return {**config, "quantized": policies}
+        return {**config, "quantized": quantized}
 
     def build_from_config(self, config):
         config = dict(config)
-        deserialize = keras.dtype_policies.deserialize
-        self.quantized_policies = {
-            name: deserialize(policy)
-            for name, policy in config.pop("quantized", {}).items()
-        }
+        self.quantized = keras.saving.deserialize_keras_object(
+            config.pop("quantized", {})
+        )
         super().build_from_config(config)
+
+
+def quantized_arguments(layers: dict) -> dict:
+    """How layers of Keras are quantized: arguments that make them so again.
+
+    Args:
+        layers: Layers by name. Those that are not quantized are left out.
+
+    Returns:
+        By name, `dtype` and `quantization_config`, serialized.
+    """
+    serialize = keras.saving.serialize_keras_object
+    return {
+        name: {
+            "dtype": serialize(layer.dtype_policy),
+            "quantization_config": serialize(layer.quantization_config),
+        }
+        for name, layer in layers.items()
+        if layer.dtype_policy.quantization_mode is not None
+    }
 
 
 class FloatDense(keras.layers.Dense):
@@ -73,8 +83,8 @@ def build_dense(layer, name, width, units, kind=keras.layers.Dense, **options):
     """
     options.setdefault("kernel_initializer", another(layer.kernel_initializer))
     options.setdefault("kernel_regularizer", layer.kernel_regularizer)
-    policy = layer.quantized_policies.get(name, layer.dtype_policy)
-    dense = kind(units, dtype=policy, name=name, **options)
+    options |= layer.quantized.get(name, {"dtype": layer.dtype_policy})
+    dense = kind(units, name=name, **options)
     dense.build((None, None, width))
     layer.projections += (name,)
     return dense

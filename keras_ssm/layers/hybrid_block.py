@@ -127,9 +127,9 @@ class HybridBlock(ResidualBlock):
         shape = (None, None, width)
         self.feed_forward_norm.build(shape)
         if isinstance(self.feed_forward, ProjectionLayer):
-            self.feed_forward.quantized_policies = {
-                name.removeprefix(FEED_FORWARD): policy
-                for name, policy in self.quantized_policies.items()
+            self.feed_forward.quantized = {
+                name.removeprefix(FEED_FORWARD): arguments
+                for name, arguments in self.quantized.items()
                 if name.startswith(FEED_FORWARD)
             }
         self.feed_forward.build(shape)
@@ -141,12 +141,14 @@ class HybridBlock(ResidualBlock):
                 f"{shape}."
             )
 
-    def projection_policies(self):
-        policies = super().projection_policies()
+    def projection_layers(self):
+        layers = super().projection_layers()
         if isinstance(self.feed_forward, ProjectionLayer):
-            inner = self.feed_forward.projection_policies()
-            policies |= {FEED_FORWARD + name: p for name, p in inner.items()}
-        return policies
+            inner = self.feed_forward.projection_layers()
+            layers |= {FEED_FORWARD + name: v for name, v in inner.items()}
+        elif self.feed_forward is not None:
+            layers[self.feed_forward.name] = self.feed_forward
+        return layers
 
     def mix(self, x, states, mask, reverse, training):
         x, states = super().mix(x, states, mask, reverse, training)

@@ -65,11 +65,11 @@ class ResidualBlock(SequenceLayer):
 
     def build_mixer(self, width):
         self.norm.build((None, None, width))
-        self.mixer.quantized_policies = self.quantized_policies
+        self.mixer.quantized = self.quantized
         self.mixer.build((None, None, width))
 
-    def projection_policies(self):
-        return self.mixer.projection_policies()
+    def projection_layers(self):
+        return self.mixer.projection_layers()
 
     def state_shapes(self, width):
         return self.mixer.state_shapes(width)

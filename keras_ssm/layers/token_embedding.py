@@ -55,6 +55,10 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
         real = ops.not_equal(inputs, self.padding_id)
         return real if mask is None else ops.logical_and(mask, real)
 
+    def quantize(self, mode=None, type_check=True, config=None):
+        # Keras leaves what is made of its own class as it is.
+        return super().quantize(mode, type_check=False, config=config)
+
     def get_config(self):
         config = super().get_config()
         config.pop("mask_zero")

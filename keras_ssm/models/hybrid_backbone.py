@@ -9,6 +9,7 @@ from keras_ssm.layers.arguments import check_positive
 from keras_ssm.layers.rms_normalization import MaskedRMSNormalization
 from keras_ssm.layers.token_embedding import TokenEmbedding
 from keras_ssm.models.blocks import make_blocks
+from keras_ssm.models.quantized import KEY, quantize_again, quantized_config
 
 EMBEDDING_DEVIATION = 0.02
 
@@ -248,17 +249,18 @@ class HybridBackbone(keras.Model):
             "name": self.name,
             "trainable": self.trainable,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            **quantized_config(self),
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         deserialize = keras.saving.deserialize_keras_object
-        return cls(
-            **{
-                name: deserialize(value, custom_objects)
-                for name, value in config.items()
-            }
-        )
+        config = {
+            name: deserialize(value, custom_objects)
+            for name, value in config.items()
+        }
+        quantized = config.pop(KEY, {})
+        return quantize_again(cls(**config), quantized)
 
 
 def _make_embedding(vocabulary_size, width, padding_id, scale, policy):

@@ -3,6 +3,7 @@
 import keras
 
 from keras_ssm.models.hybrid_backbone import HybridBackbone
+from keras_ssm.models.quantized import KEY, quantize_again, quantized_config
 
 LEARNING_RATE = 1e-3
 
@@ -48,14 +49,18 @@ class Task(keras.Model):
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "name": self.name,
             "trainable": self.trainable,
+            **quantized_config(self),
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        backbone = keras.saving.deserialize_keras_object(
-            config["backbone"], custom_objects
-        )
-        return cls(**{**config, "backbone": backbone})
+        config = dict(config)
+        for name in config.keys() & {"backbone", KEY}:
+            config[name] = keras.saving.deserialize_keras_object(
+                config[name], custom_objects
+            )
+        quantized = config.pop(KEY, {})
+        return quantize_again(cls(**config), quantized)
 
 
 def check_backbone(model: str, backbone) -> None:

@@ -10,7 +10,7 @@ from harness import BACKEND, needs_gradients
 from serving_harness import consume, padded_tokens, randomized
 
 import keras_ssm
-from keras_ssm import layers
+from keras_ssm import layers, models
 
 pytestmark = pytest.mark.skipif(
     BACKEND == "numpy", reason="Keras saves no model of numpy"
@@ -76,6 +76,45 @@ def test_a_quantized_layer_keeps_the_recurrence_in_float32():
     griffin = dtypes(model.layers[2])
     int8 = {name for name, dtype in griffin.items() if dtype == "int8"}
     assert int8 == {"in_proj/kernel", "out_proj/kernel"}
+
+
+INT8 = keras.quantizers.Int8QuantizationConfig
+# Other kinds of layers and of quantization, on the backend that is quickest.
+LANGUAGE_MODELS = {
+    "int8": ({}, {"mode": "int8"}),
+    "weights_alone": (
+        {"feed_forward": keras.layers.Dense(16, "gelu")},
+        {"config": INT8(activation_quantizer=None)},
+    ),
+    "int4": (
+        {"moe": {"experts": 2, "units": 8}, "moe_every": 2},
+        {"config": keras.quantizers.Int4QuantizationConfig(block_size=8)},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "name", LANGUAGE_MODELS if BACKEND == "torch" else ["int8"]
+)
+def test_a_quantized_language_model_comes_back_exactly(name, tmp_path):
+    keras.utils.set_random_seed(0)
+    options, how = LANGUAGE_MODELS[name]
+    options = {"feed_forward": {"units": 8}, **options}
+    pattern = ["mamba", "griffin", "attention"]
+    mixers = {"attention": {"heads": 2}}
+    model = models.CausalLM(
+        models.HybridBackbone(20, 16, pattern, mixers=mixers, **options),
+        tie_embeddings=name == "int8",
+    )
+    expected = outputs(randomized(model))
+    model.quantize(**how)
+    change = np.abs(outputs(model) - expected).max()
+    assert 1e-3 < change < np.abs(expected).max()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    embedding = loaded.backbone.token_embedding
+    assert "int8" in {v.dtype for v in embedding.weights}
+    assert_same(outputs(loaded), outputs(model))
 
 
 @pytest.mark.skipif(
