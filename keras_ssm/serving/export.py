@@ -11,14 +11,15 @@ import keras
 import numpy as np
 
 from keras_ssm.layers.sequence_layer import SequenceLayer
-from keras_ssm.serving import writing
+from keras_ssm.serving import texts, writing
+from keras_ssm.serving.endpoints import needs_stream
 from keras_ssm.serving.files import check_target, written_whole
 from keras_ssm.serving.formats import FORMATS
 from keras_ssm.serving.samples import LENGTHS, all_layers, sample_inputs
 from keras_ssm.serving.signature import check_model, flat_inputs, is_sequence
 from keras_ssm.serving.stream import Stream
 
-ENDPOINTS = ("serve", "init", "step", "steps")
+ENDPOINTS = ("serve", "init", "step", "steps", *texts.ENDPOINTS)
 
 
 def export(
@@ -45,8 +46,12 @@ def export(
     - `step(x, state) -> {"outputs": y, **state}`: one step, `x` without the
       axis of time.
     - `steps(x, state) -> {"outputs": y, **state}`: several steps.
+    - `serve_text(text) -> y`, `steps_text(text, state)`: the same as `serve`
+      and `steps` for strings, `(b,)`, of a model whose tokens are bytes. Rows
+      end where their strings do: behind them is padding. A model without
+      padding takes strings of equal lengths.
 
-    See `Stream` for what the last three compute. A SavedModel has any of them,
+    See `Stream` for what a stream computes. A SavedModel has any of them,
     a file of another format exactly one function, `serve`, `step` or `steps`,
     with flat inputs and outputs in this order; its stream begins with zeros.
 
@@ -123,8 +128,10 @@ def _check(model, path, format, endpoints):
                 '`stateful=False`, and export `endpoints=("init", "step")`, '
                 "which hand the state over."
             )
-    if endpoints != ("serve",):
+    if needs_stream(endpoints):
         Stream(model)
+    if set(endpoints) & set(texts.ENDPOINTS):
+        texts.check_texts(model, all_layers(model))
     if keras.config.backend() != "tensorflow":
         _check_importable(model)
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_ssm.ops import use_implementation
+from keras_ssm.serving import texts
 from keras_ssm.serving.endpoints import make_endpoints
 from keras_ssm.serving.formats import FORMATS, saved_model, single
 from keras_ssm.serving.samples import all_layers
@@ -26,9 +27,8 @@ def write(model, path, format, names, samples, jit_compile=False) -> None:
         NotImplementedError: If the format cannot hold the model.
         RuntimeError: If the file gives something else than the model.
     """
-    endpoints = make_endpoints(model, names)
-    if jit_compile:
-        endpoints = [saved_model.compiled(endpoint) for endpoint in endpoints]
+    compiled = {"wrap": saved_model.compiled} if jit_compile else {}
+    endpoints = make_endpoints(model, names, **compiled)
     try:
         with use_implementation(FORMATS[format].IMPLEMENTATION):
             FORMATS[format].write(model, endpoints, path)
@@ -49,12 +49,8 @@ def write(model, path, format, names, samples, jit_compile=False) -> None:
 def _try(model, served, samples):
     for inputs, expected in samples:
         trial = _Trial(model, served, inputs, expected)
-        if "serve" in served:
-            trial.whole()
-        if "step" in served:
-            trial.step_by_step()
-        if "steps" in served:
-            trial.in_pieces()
+        for name in served:
+            trial(name)
 
 
 def run(model, inputs) -> list:
@@ -96,22 +92,21 @@ class _Trial:
         self.inputs, self.expected = inputs, expected
         self.sequences = [is_sequence(v) for v in flat_inputs(model)]
 
-    def whole(self):
-        y = self.served["serve"](self._pack(self.inputs))
-        self._compare("serve", as_arrays(y))
-
-    def step_by_step(self):
-        pieces = [self._take(t) for t in range(self._length())]
-        self._stream("step", pieces)
-
-    def in_pieces(self):
-        length = self._length()
-        cuts = sorted({0, length // 3, length // 3 + 1, length})
-        pieces = [
-            self._take(slice(*piece))
-            for piece in zip(cuts, cuts[1:], strict=False)
-        ]
-        self._stream("steps", pieces)
+    def __call__(self, name):
+        if name.startswith("serve"):
+            y = self.served[name](self._argument(name, self.inputs))
+            self._compare(name, as_arrays(y))
+        elif name == "step":
+            pieces = [self._take(t) for t in range(self._length())]
+            self._stream(name, pieces)
+        elif name.startswith("steps"):
+            length = self._length()
+            cuts = sorted({0, length // 3, length // 3 + 1, length})
+            pieces = [
+                self._take(slice(*piece))
+                for piece in zip(cuts, cuts[1:], strict=False)
+            ]
+            self._stream(name, pieces)
 
     def _stream(self, name, pieces):
         stream = Stream(self.model)
@@ -124,7 +119,8 @@ class _Trial:
                 for key, (shape, dtype) in stream.state_shapes.items()
             }
         found = []
-        for x in pieces:
+        for piece in pieces:
+            x = self._argument(name, piece)
             results = dict(self.served[name](x, state))
             state = {key: results.pop(key) for key in state}
             found.append(as_arrays(results))
@@ -163,14 +159,16 @@ class _Trial:
         )
 
     def _take(self, steps):
-        return self._pack(
-            [
-                v[:, steps] if sequence else v
-                for v, sequence in zip(self.inputs, self.sequences, strict=True)
-            ]
-        )
+        return [
+            v[:, steps] if sequence else v
+            for v, sequence in zip(self.inputs, self.sequences, strict=True)
+        ]
 
-    def _pack(self, values):
+    def _argument(self, name, values):
+        """What an endpoint takes, from flat inputs."""
+        if name in texts.ENDPOINTS:
+            padding = texts.padding_of(all_layers(self.model))
+            return texts.as_texts(self.model, padding, values)
         return keras.tree.pack_sequence_as(inputs_of(self.model), values)
 
 

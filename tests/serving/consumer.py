@@ -4,7 +4,8 @@ python consumer.py MODEL REQUESTS.pkl RESULTS.pkl
 
 Requests are `(endpoint, arguments)`; results are flat lists of arrays. The
 request `("stream", (x, cuts))` runs a stream that begins with `init`, with
-`steps` for the pieces between cuts and `step` for those of length 1.
+`steps` for the pieces between cuts and `step` for those of length 1; where `x`
+is a list of strings, with `steps_text` for all.
 """
 
 import pickle
@@ -23,7 +24,10 @@ def stream(served, x, cuts):
     state = served.init(len(x))
     found = []
     for first, last in zip(cuts, cuts[1:], strict=False):
-        if last - first == 1:
+        if isinstance(x, list):
+            piece = [row[first:last] for row in x]
+            results = served.steps_text(tf.constant(piece), state)
+        elif last - first == 1:
             results = served.step(x[:, first], state)
         else:
             results = served.steps(x[:, first:last], state)

@@ -6,6 +6,7 @@ import keras
 
 from keras_ssm.layers import S4, S4D, S4Block, S4DBlock
 
+ENDPOINTS = {"serve", "step", "steps"}
 INSTEAD = 'Use the format "tf_saved_model", which holds every layer.'
 
 
@@ -22,7 +23,7 @@ def check(format, suffix, path, endpoints, layers) -> None:
             f"`export`: the path of a file in the format {format!r} ends with "
             f"{suffix!r}. Received: path={path}."
         )
-    if len(endpoints) > 1 or "init" in endpoints:
+    if len(endpoints) > 1 or not set(endpoints) <= ENDPOINTS:
         raise ValueError(
             f"`export`: a file in the format {format!r} holds one function, "
             '`endpoints="serve"`, `"step"` or `"steps"`; its stream begins '
