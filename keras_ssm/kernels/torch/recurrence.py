@@ -96,15 +96,21 @@ class Recurrence(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.name, x, dt, A, B, C, _, resets, ctx.reverse, ctx.q = inputs
+        ctx.name, *tensors, ctx.reverse, ctx.q = inputs
         starts = output[2]
         ctx.mark_non_differentiable(starts)
-        ctx.save_for_backward(x, dt, A, B, C, resets, starts)
+        # It would be of zeros, and as large as `starts`.
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors, starts)
 
     @staticmethod
     def backward(ctx, dy, dh, _):
+        x, dt, A, B, C, h, resets, starts = ctx.saved_tensors
+        dy = torch.zeros_like(x) if dy is None else dy
+        dh = torch.zeros_like(h) if dh is None else dh
         dx, ddt, dA, dB, dC, dh = _Gradient.apply(
-            ctx.name, dy, dh, *ctx.saved_tensors, ctx.reverse, ctx.q
+            *(ctx.name, dy, dh, x, dt, A, B, C, resets, starts),
+            *(ctx.reverse, ctx.q),
         )
         return None, dx, ddt, dA.sum(0), dB, dC, dh, None, None, None
 

@@ -38,5 +38,5 @@ register(
     "ssd",
     ssd_loop.forward,
     ssd_loop.backward,
-    lambda x, A, B, q: ssd_loop.Layout(x, B, q).new_starts(),
+    lambda x, A, B, q: ssd_loop.Layout(x, B, q).new_borders(),
 )
