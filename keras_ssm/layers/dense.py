@@ -1,6 +1,7 @@
 """Keras' `Dense` inside the layers, where `quantize` and LoRA reach it."""
 
 import keras
+import numpy as np
 from keras import initializers, ops
 
 
@@ -96,16 +97,24 @@ def project(dense, x):
     return ops.cast(dense(x), dense.compute_dtype)
 
 
-def halves(x):
-    """The first and the second half of the channels.
+def split(x, *sizes):
+    """Consecutive parts of the channels, so many in each."""
+    if keras.config.backend() == "torch":
+        # A slice has a gradient as large as all of `x`, and `ops.split` would
+        # stop the compiler.
+        return x.split(sizes, dim=-1)
+    if len(set(sizes)) == 1:
+        return ops.split(x, len(sizes), axis=-1)
+    # LiteRT knows no parts of several sizes.
+    ends = np.cumsum(sizes).tolist()
+    return [
+        x[..., end - size : end] for size, end in zip(sizes, ends, strict=True)
+    ]
 
-    Not by slices, each of which has a gradient as large as all of `x`.
-    """
-    if keras.config.backend() != "torch":
-        return ops.split(x, 2, axis=-1)
-    # `ops.split` would stop PyTorch's compiler.
-    shape = *ops.shape(x)[:-1], 2, x.shape[-1] // 2
-    return ops.unstack(ops.reshape(x, shape), 2, axis=-2)
+
+def halves(x):
+    """The first and the second half of the channels."""
+    return split(x, *[x.shape[-1] // 2] * 2)
 
 
 def contract(subscripts, x, matrix):

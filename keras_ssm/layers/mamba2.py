@@ -7,7 +7,7 @@ from keras import initializers, ops, regularizers
 
 from keras_ssm.layers.arguments import check_positive
 from keras_ssm.layers.convolution import build_convolution
-from keras_ssm.layers.dense import build_dense, fan_in_uniform, project
+from keras_ssm.layers.dense import build_dense, fan_in_uniform, project, split
 from keras_ssm.layers.initializers import LogUniformDt, UniformDecay
 from keras_ssm.layers.sequence_layer import SequenceLayer
 from keras_ssm.ops import causal_conv1d, causal_conv1d_step, ssd, ssd_step
@@ -233,24 +233,19 @@ class Mamba2(SequenceLayer):
 
     def _inputs(self, x):
         """The gate, what goes through the convolution, and step sizes."""
-        v = project(self.in_proj, x)
         channels, heads = self.norm_scale.shape[0], self.D.shape[0]
-        return (
-            v[..., :channels],
-            v[..., channels : v.shape[-1] - heads],
-            v[..., v.shape[-1] - heads :],
-        )
+        sizes = channels, self._conv_channels(channels), heads
+        return split(project(self.in_proj, x), *sizes)
 
     def _ssd_inputs(self, xBC, dt):
         """`x, dt, A, B, C, D` for `ssd`, of a sequence or of a step."""
         channels, heads = self.norm_scale.shape[0], self.D.shape[0]
-        end_of_B = channels + self.groups * self.state_dim
+        maps = self.groups * self.state_dim
+        parts = split(xBC, channels, maps, maps)
         x, B, C = (
             ops.reshape(v, (*ops.shape(v)[:-1], count, v.shape[-1] // count))
-            for v, count in (
-                (xBC[..., :channels], heads),
-                (xBC[..., channels:end_of_B], self.groups),
-                (xBC[..., end_of_B:], self.groups),
+            for v, count in zip(
+                parts, (heads, self.groups, self.groups), strict=True
             )
         )
         A = -ops.exp(ops.convert_to_tensor(self.A_log))
