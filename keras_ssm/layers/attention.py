@@ -12,6 +12,7 @@ from keras_ssm.layers.causal_attention import (
 from keras_ssm.layers.dense import build_dense, project
 from keras_ssm.layers.ring import Ring
 from keras_ssm.layers.sequence_layer import SequenceLayer
+from keras_ssm.ops.rotary import turn_pairs
 from keras_ssm.ops.shapes import check_shapes
 from keras_ssm.ops.steps import Packing
 
@@ -260,7 +261,7 @@ class Attention(SequenceLayer):
         angle = angle * self.rotary_base**-power  # (b, l, p/2)
         angle = ops.expand_dims(angle, 2)
         turn = ops.cos(angle), ops.sin(angle)
-        return _turned(q, *turn), _turned(k, *turn), v
+        return turn_pairs(q, *turn), turn_pairs(k, *turn), v
 
     def _outputs(self, y):
         shape = (*ops.shape(y)[:2], y.shape[2] * y.shape[3])
@@ -295,14 +296,3 @@ def _ring_of(x, keys, values, count):
         count=(count, "b 1"),
     )
     return Ring(count, ops.shape(keys)[1])
-
-
-def _turned(x, cos, sin):
-    """Turns pairs of the first channels, in the dtype of the angles."""
-    half = cos.shape[-1]
-    one, other = (
-        ops.cast(v, cos.dtype) for v in (x[..., :half], x[..., half : 2 * half])
-    )
-    turned = (one * cos - other * sin, other * cos + one * sin)
-    turned = (ops.cast(v, x.dtype) for v in turned)
-    return ops.concatenate([*turned, x[..., 2 * half :]], axis=-1)

@@ -21,7 +21,7 @@ import keras
 
 # The one module that loads kernels.
 from keras_ssm import kernels  # noqa: TID251
-from keras_ssm.kernels import platforms, programs  # noqa: TID251
+from keras_ssm.kernels import exact, platforms, programs  # noqa: TID251
 
 # (op, backend) -> platform -> names, most preferred first. On a GPU a loop
 # over single steps is bound by kernel launches, on a CPU by arithmetic.
@@ -129,9 +129,10 @@ PREFERENCES = {
 # Implementation -> third-party package that it needs beside its backend.
 PACKAGES = {"numba": "numba", "triton": "triton"}
 
-# For layers above, which load no kernels.
+# For ops and layers, which load no kernels.
 compiled = programs.compiled
 traced = programs.traced
+cos, sin, cumsum = exact.cos, exact.sin, exact.cumsum
 
 _PINNED = contextvars.ContextVar("keras_ssm_implementation", default=None)
 

@@ -230,6 +230,57 @@ def ssm_scan(
     return y, h
 
 
+def mamba3_scan(
+    x,
+    dt,
+    A,
+    B,
+    C,
+    D=None,
+    *,
+    lam,
+    theta,
+    initial_state=None,
+    mask=None,
+    segment_ids=None,
+    reverse=False,
+):
+    """The recurrence of Mamba-3; see `keras_ssm.ops.mamba3_scan`.
+
+    Lahoti et al., 2026 (https://arxiv.org/abs/2603.15569), section 3: the
+    exponential-trapezoidal rule for a complex state with several inputs.
+    """
+    x, dt, A, B, C, D = _float64(x, dt, A, B, C, D)
+    lam, theta, *state = _float64(lam, theta, *(initial_state or (None,) * 3))
+    b, l, r, h, p = x.shape
+    n, a = B.shape[-1], theta.shape[-1]
+    shapes = (b, h, p, n), (b, r, h, p), (b, r, h, n)
+    g, u, K = (
+        np.zeros(shape) if v is None else v
+        for v, shape in zip(state, shapes, strict=True)
+    )
+    g = _complex_numbers(g, a)
+    theta = np.concatenate([theta, np.zeros((b, l, n - 2 * a))], axis=-1)
+    y = np.zeros(x.shape)
+    for t, live, new in _steps(b, l, mask, segment_ids, reverse):
+        size = dt[:, t, :, None, None]
+        rate = A[:, t, :, None] - 1j * theta[:, t, None]
+        present = lam[:, t, :, None, None] * size
+        step = g + (size - present) * _complex_numbers(_outer(u, K), a)
+        step = np.exp(size * rate[:, :, None]) * _where(~new, step, 0)
+        step += present * _complex_numbers(_outer(x[:, t], B[:, t]), a)
+        g, u, K = (
+            _where(live, now, before)
+            for now, before in ((step, g), (x[:, t], u), (B[:, t], K))
+        )
+        c = _complex_numbers(C[:, t], a)[:, :, :, None]
+        out = (g[:, None] * c.conj()).sum(-1).real
+        out = out if D is None else out + D[:, None] * x[:, t]
+        y[:, t] = _where(live, out, 0)
+    g = np.concatenate([g.real[..., :a], g.imag[..., :a], g.real[..., a:]], -1)
+    return y, (g, u, K)
+
+
 def silu(x):
     """x * sigmoid(x)."""
     return x * np.exp(-np.logaddexp(0, -x))
@@ -248,6 +299,23 @@ def as_matrices(diagonal):
         for v in (diagonal.real, diagonal.imag)
     )
     return np.block([[real, -imag], [imag, real]])
+
+
+def _complex_numbers(v, a):
+    """The first `a` numbers with the next `a` as their imaginary parts."""
+    return np.concatenate(
+        [v[..., :a] + 1j * v[..., a : 2 * a], v[..., 2 * a :]], -1
+    )
+
+
+def _outer(x, B):
+    """The sum over ranks of outer products: (b, r, h, p), (b, r, h, n)."""
+    return np.einsum("brhp,brhn->bhpn", x, B)
+
+
+def _where(rows, v, other):
+    """Selects rows."""
+    return np.where(rows.reshape(-1, *(1,) * (v.ndim - 1)), v, other)
 
 
 def _steps(b, l, mask, segment_ids, reverse):

@@ -39,6 +39,24 @@ def _differs_from_previous(ids, reverse):
     return ops.not_equal(ids, previous)
 
 
+def next_steps(v, mask=None):
+    """What `v` is at the next unmasked step of each, and at the first one.
+
+    Args:
+        v: `(b, l, ...)`, 0 at masked steps.
+        mask: Boolean, `(b, l)`, or `None`.
+
+    Returns:
+        `(b, l, ...)` and `(b, ...)`; 0 where there is no such step.
+    """
+    packing = None if mask is None else Packing(mask)
+    v = v if packing is None else packing.pack(v)
+    # Made longer first: with l - 1 steps, exporters would exclude l = 2.
+    following = ops.concatenate([v, ops.zeros_like(v[:, :1])], axis=1)[:, 1:]
+    following = following if packing is None else packing.unpack(following)
+    return following, v[:, 0]
+
+
 class Packing:
     """Moves the unmasked steps of each row together, and back again.
 
