@@ -24,6 +24,7 @@ from keras_ssm.layers import (
     Attention,
     Griffin,
     HybridBlock,
+    Mamba3,
     MixtureOfExperts,
 )
 
@@ -36,6 +37,7 @@ LABELS = np.array([0, 1, 1], "int32")
 RATE = 6.0
 # Beside the stack of Mamba, each by itself on the embedded tokens.
 OTHERS = {
+    Mamba3: {"state_dim": 4, "head_dim": 4, "rank": 2},
     S4D: {"state_dim": 4},
     S4: {"state_dim": 4},
     S5: {"state_dim": 4, "blocks": 2},

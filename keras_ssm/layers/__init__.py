@@ -20,6 +20,8 @@ from keras_ssm.layers.lru_block import LRUBlock
 from keras_ssm.layers.mamba import Mamba
 from keras_ssm.layers.mamba2 import Mamba2
 from keras_ssm.layers.mamba2_block import Mamba2Block
+from keras_ssm.layers.mamba3 import Mamba3
+from keras_ssm.layers.mamba3_block import Mamba3Block
 from keras_ssm.layers.mamba_block import MambaBlock
 from keras_ssm.layers.mixture_of_experts import MixtureOfExperts
 from keras_ssm.layers.rg_lru import RGLRU
@@ -49,6 +51,8 @@ __all__ = [
     "Mamba",
     "Mamba2",
     "Mamba2Block",
+    "Mamba3",
+    "Mamba3Block",
     "MambaBlock",
     "MaskedRMSNormalization",
     "MixtureOfExperts",

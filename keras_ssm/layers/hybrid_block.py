@@ -33,7 +33,7 @@ class HybridBlock(ResidualBlock):
 
     Args:
         mixer: A sequence layer of this library, such as `Mamba()`, `Mamba2()`,
-            `Griffin()` or `Attention(heads)`.
+            `Mamba3()`, `Griffin()` or `Attention(heads)`.
         feed_forward: A layer of Keras that treats every step by itself and
             keeps the width, such as `GatedMLP(units)` or
             `MixtureOfExperts(experts, units)`. `None` for none.

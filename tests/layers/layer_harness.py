@@ -24,6 +24,8 @@ from keras_ssm.layers import (
     Mamba,
     Mamba2,
     Mamba2Block,
+    Mamba3,
+    Mamba3Block,
     MambaBlock,
     RGLRUBlock,
     S4Block,
@@ -80,6 +82,15 @@ MIXERS = {
         {"state_dim": 4, "head_dim": 2, "groups": 2},
         ((3, 28), (6, 2, 4)),
         ("A_log", "D", "dt_bias", "norm_scale"),
+    ),
+    Mamba3: Traits(
+        Mamba3Block,
+        {"state_dim": 4, "head_dim": 2, "groups": 2, "rank": 2},
+        ((6, 2, 4), (2, 6, 2), (2, 6, 4)),
+        (
+            *("B_norm_scale", "C_norm_scale", "B_bias", "C_bias", "dt_bias"),
+            *("D", "mimo_x", "mimo_z", "mimo_out"),
+        ),
     ),
     S4D: Traits(
         S4DBlock,

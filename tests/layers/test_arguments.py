@@ -28,6 +28,7 @@ from keras_ssm.layers import (
     LogUniformDt,
     Mamba,
     Mamba2,
+    Mamba3,
     UniformDecay,
 )
 
@@ -35,6 +36,9 @@ SIZES = {
     Mamba: ("state_dim", "conv_kernel_size", "expand", "dt_rank"),
     Mamba2: (
         *("state_dim", "head_dim", "groups", "conv_kernel_size", "expand"),
+    ),
+    Mamba3: (
+        *("state_dim", "head_dim", "groups", "rank", "rotary_dim", "expand"),
     ),
     S4D: ("state_dim",),
     S4: ("state_dim",),
@@ -146,8 +150,9 @@ def test_bounds_are_ordered(initializer):
         initializer(0.1, 0.01)
 
 
+@pytest.mark.parametrize("mixer", (Mamba2, Mamba3))
 @pytest.mark.parametrize("sizes", ({"head_dim": 5}, {"groups": 5}))
-def test_heads_divide_the_channels_and_groups_the_heads(sizes):
+def test_heads_divide_the_channels_and_groups_the_heads(mixer, sizes):
     expected = (
         "mixer: `head_dim` must divide the channels, `expand * width`, into a "
         "number of heads that is a multiple of `groups`. Received: "
@@ -155,7 +160,7 @@ def test_heads_divide_the_channels_and_groups_the_heads(sizes):
         "expand=2, width=6."
     )
     with pytest.raises(ValueError, match=re.escape(expected)):
-        Mamba2(**sizes, name="mixer").build((None, None, WIDTH))
+        mixer(**sizes, name="mixer").build((None, None, WIDTH))
 
 
 def test_unknown_initializer_is_named():

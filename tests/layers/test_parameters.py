@@ -29,6 +29,7 @@ from keras_ssm.layers import (
     LogUniformDt,
     Mamba,
     Mamba2,
+    Mamba3,
     MambaBlock,
 )
 
@@ -43,6 +44,11 @@ WEIGHTS = {
     ],
     Mamba2: [
         *("conv_kernel", "conv_bias", "A_log", "D", "dt_bias", "norm_scale"),
+        *("in_proj/kernel", "out_proj/kernel"),
+    ],
+    Mamba3: [
+        *("B_norm_scale", "C_norm_scale", "B_bias", "C_bias", "dt_bias", "D"),
+        *("mimo_x", "mimo_z", "mimo_out"),
         *("in_proj/kernel", "out_proj/kernel"),
     ],
     S4D: [
@@ -78,6 +84,10 @@ NORMS = {
 CONSTANT = {
     Mamba: {"A_log", "D"},
     Mamba2: {"D", "norm_scale"},
+    Mamba3: {
+        *("B_norm_scale", "C_norm_scale", "B_bias", "C_bias", "D"),
+        *("mimo_x", "mimo_z", "mimo_out"),
+    },
     S4D: {"A_log", "A_imag", "out_proj/bias"},
     S4: {
         *("A_log", "A_imag", "P_real", "P_imag", "B_real", "B_imag"),
@@ -161,6 +171,14 @@ def test_parameter_count(options, count):
         (
             Mamba2,
             64 * (128 + 384 + 2) + 5 * 384 + 3 * 2 + 128 + 128 * 64,
+        ),
+        (
+            Mamba3,
+            64 * (256 + 256 + 3 * 2 + 32)
+            + 2 * 128
+            + 2 * 2 * 128
+            + 2 * 2
+            + 128 * 64,
         ),
         (S4D, 2 * 64 + 4 * 64 * 32 + 128 * 64 + 128),
         (S4, 2 * 64 + 8 * 64 * 32 + 128 * 64 + 128),

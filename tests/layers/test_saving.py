@@ -34,6 +34,8 @@ from keras_ssm.layers import (
     Mamba,
     Mamba2,
     Mamba2Block,
+    Mamba3,
+    Mamba3Block,
     MambaBlock,
     RGLRUBlock,
     RGLRURing,
@@ -64,6 +66,14 @@ OF_MAMBA2 = {
     "head_dim": 5,
     "groups": 2,
     "conv_kernel_size": 2,
+    "expand": 1,
+}
+OF_MAMBA3 = {
+    "state_dim": 6,
+    "head_dim": 5,
+    "groups": 2,
+    "rank": 3,
+    "rotary_dim": 4,
     "expand": 1,
 }
 OF_S4 = {
@@ -122,6 +132,17 @@ GIVEN = {
         "dt_bias_initializer": LogUniformDt(0.01, 0.2, floor=0.001, seed=4),
     },
     Mamba2Block: {**OF_BLOCKS, **OF_MAMBA2},
+    Mamba3: {
+        **SHARED,
+        **OF_MAMBA3,
+        **OF_DENSE,
+        "decay_activation": "softplus",
+        "use_output_norm": True,
+        "use_bias": True,
+        "epsilon": 1e-3,
+        "dt_bias_initializer": LogUniformDt(0.01, 0.2, floor=0.001, seed=4),
+    },
+    Mamba3Block: {**OF_BLOCKS, **OF_MAMBA3},
     S4D: {**SHARED, **OF_S4D, **OF_DENSE},
     S4DBlock: {**OF_BLOCKS, **OF_S4D},
     S4: {**SHARED, **OF_S4, **OF_DENSE},
