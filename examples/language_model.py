@@ -41,7 +41,7 @@ ADDRESS = (
 BYTES = 256
 HELD_BACK = 0.1
 HEADS = 4
-MIXERS = ("mamba", "mamba2", "griffin", "attention")
+MIXERS = ("mamba", "mamba2", "mamba3", "griffin", "attention")
 STEPS_AN_EPOCH = 100
 
 

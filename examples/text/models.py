@@ -8,7 +8,8 @@ over the text and classifies:
 
 A mixer is a residual block around pre-normalised layers, and all mixers have
 the same number of parameters: the LSTM's units, the Transformer's feed-forward
-width, the hybrid's heads and the states of Mamba-2, S4D and S4 are chosen so.
+width, the hybrid's heads and the states of Mamba-2, Mamba-3, S4D and S4 are
+chosen so.
 `pooling` leaves the mixer out and so shows what the others add.
 """
 
@@ -21,6 +22,7 @@ from keras_ssm.layers import (
     Attention,
     HybridBlock,
     Mamba2Block,
+    Mamba3Block,
     MambaBlock,
     S4Block,
     S4DBlock,
@@ -30,6 +32,7 @@ from keras_ssm.layers import (
 LEARNING_RATES = {
     "mamba": 4e-3,
     "mamba2": 4e-3,
+    "mamba3": 4e-3,
     "hybrid": 4e-3,
     "s4d": 4e-3,
     "s4": 4e-3,
@@ -69,7 +72,9 @@ def mix(name: str, x, options):
     if name == "mamba":
         return mamba(x, options)
     if name == "mamba2":
-        return mamba2(x, options)
+        return in_the_place_of_mamba(Mamba2Block, mamba2_parameters, x, options)
+    if name == "mamba3":
+        return in_the_place_of_mamba(Mamba3Block, mamba3_parameters, x, options)
     if name == "hybrid":
         return hybrid(x, options)
     if name == "s4d":
@@ -92,16 +97,14 @@ def mamba(x, options):
     )
 
 
-def mamba2(x, options):
-    """The same of Mamba-2."""
+def in_the_place_of_mamba(block, count, x, options):
+    """The same of Mamba-2 or Mamba-3, whose parameters `count` counts."""
 
     def parameters(width, state_dim):
-        return options.directions * mamba2_parameters(width, state_dim)
+        return options.directions * count(width, state_dim)
 
     state_dim = match(parameters, options)
-    return in_directions(
-        Mamba2Block(state_dim=state_dim, name="mixer"), x, options
-    )
+    return in_directions(block(state_dim=state_dim, name="mixer"), x, options)
 
 
 def hybrid(x, options):
@@ -206,6 +209,16 @@ def mamba2_parameters(width: int, state_dim: int) -> int:
     mapped = channels + 2 * state_dim
     projections = width * (channels + mapped + heads) + channels * width
     return width + channels + projections + 5 * mapped + 3 * heads
+
+
+def mamba3_parameters(width: int, state_dim: int) -> int:
+    """Three norms, two projections, and of each head two and its biases."""
+    channels = 2 * width
+    heads = channels // math.gcd(channels, 64)
+    angles = max(1, state_dim // 4)
+    inner = 2 * channels + 2 * state_dim + 3 * heads + angles
+    projections = width * inner + channels * width
+    return width + projections + 2 * (state_dim + heads + heads * state_dim)
 
 
 def transformer_parameters(width: int, feed_forward: int) -> int:

@@ -6,6 +6,7 @@ from keras_ssm.models.presets import (
     griffin_config,
     jamba_config,
     mamba2_config,
+    mamba3_config,
     mamba_config,
 )
 from keras_ssm.models.samplers import (
@@ -30,5 +31,6 @@ __all__ = [
     "griffin_config",
     "jamba_config",
     "mamba2_config",
+    "mamba3_config",
     "mamba_config",
 ]

@@ -6,6 +6,7 @@ from keras_ssm.layers.griffin import Griffin
 from keras_ssm.layers.hybrid_block import HybridBlock
 from keras_ssm.layers.mamba import Mamba
 from keras_ssm.layers.mamba2 import Mamba2
+from keras_ssm.layers.mamba3 import Mamba3
 from keras_ssm.layers.mixture_of_experts import MixtureOfExperts
 
 # What a pattern calls them.
@@ -14,6 +15,7 @@ MIXERS = {
     "griffin": Griffin,
     "mamba": Mamba,
     "mamba2": Mamba2,
+    "mamba3": Mamba3,
 }
 
 

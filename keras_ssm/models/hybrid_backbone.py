@@ -22,9 +22,10 @@ class HybridBackbone(keras.Model):
         x = block(x)    for each entry of `pattern`, a `HybridBlock`
         outputs = final_norm(x)
 
-    Mamba, Mamba-2, Jamba, Griffin and Transformers are patterns of it; the
-    functions `mamba_config`, `mamba2_config`, `jamba_config` and
-    `griffin_config` return the arguments of the published ones.
+    Mamba, Mamba-2, Mamba-3, Jamba, Griffin and Transformers are patterns of
+    it; the functions `mamba_config`, `mamba2_config`, `mamba3_config`,
+    `jamba_config` and `griffin_config` return the arguments of the published
+    ones.
 
     It is a functional model, with all that Keras knows to do with one. Padding
     is masked in every block and in the output, wherever it is.
@@ -37,7 +38,8 @@ class HybridBackbone(keras.Model):
         vocabulary_size: Number of tokens.
         width: Of the vectors between blocks.
         pattern: A list with the mixer of each block, by name: `"mamba"`,
-            `"mamba2"`, `"griffin"`, `"attention"`, or another one of `mixers`.
+            `"mamba2"`, `"mamba3"`, `"griffin"`, `"attention"`, or another one
+            of `mixers`.
         mixers: Arguments of the mixers, a dictionary by their names in the
             pattern, such as `{"attention": {"heads": 8}}`. In the place of
             arguments it takes a sequence layer, under any name, that each

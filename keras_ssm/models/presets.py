@@ -30,6 +30,13 @@ MAMBA2_SIZES = {
     "1.3b": (2048, 48),
     "2.7b": (2560, 64),
 }
+# Width, number of blocks, units of the MLPs, and rank.
+MAMBA3_SIZES = {
+    "187m": (768, 12, 1536, 1),
+    "1.5b": (2048, 24, 4096, 1),
+    "mimo-187m": (768, 12, 1280, 4),
+    "mimo-1.5b": (2048, 24, 3840, 4),
+}
 
 
 def mamba_config(size: str = "130m", **changes) -> dict:
@@ -75,6 +82,32 @@ def mamba2_config(size: str = "130m", **changes) -> dict:
         width, blocks = _choose("mamba2_config", size, MAMBA2_SIZES)
         config = _stack("mamba2", 50288, width, blocks)
     return {**config, **changes}
+
+
+def mamba3_config(size: str = "187m", **changes) -> dict:
+    """Mamba-3: each followed by an MLP, with one input at a time or with four.
+
+    Args:
+        size: `"187m"`, `"1.5b"`, `"mimo-187m"`, `"mimo-1.5b"`, or `"tiny"` to
+            try things.
+        **changes: Arguments of `HybridBackbone` that shall be others.
+
+    Raises:
+        ValueError: If there is no such size.
+
+    Reference:
+        [Lahoti et al., 2026](https://arxiv.org/abs/2603.15569), and the
+        models that its authors released.
+    """
+    if size == "tiny":
+        small = {"state_dim": 8, "head_dim": 16, "rank": 2}
+        config, units = _stack("mamba3", 256, 32, 2, mixer=small), 48
+    else:
+        chosen = _choose("mamba3_config", size, MAMBA3_SIZES)
+        width, blocks, units, rank = chosen
+        mixer = {"rank": rank}
+        config = _stack("mamba3", 128256, width, blocks, mixer=mixer)
+    return {**config, "feed_forward": {"units": units}, **changes}
 
 
 def jamba_config(size: str = "v0.1", **changes) -> dict:

@@ -13,6 +13,7 @@ from keras_ssm.models import (
     griffin_config,
     jamba_config,
     mamba2_config,
+    mamba3_config,
     mamba_config,
 )
 
@@ -25,6 +26,11 @@ CONFIGS = {
         "tiny",
         **SMALL,
         mixers={"mamba2": {"state_dim": 4, "head_dim": 4}},
+    ),
+    "mamba3": mamba3_config(
+        "tiny",
+        **SMALL,
+        mixers={"mamba3": {"state_dim": 4, "head_dim": 4, "rank": 2}},
     ),
     "jamba": jamba_config("tiny", **SMALL, pattern=["mamba", "attention"]),
     "griffin": griffin_config(

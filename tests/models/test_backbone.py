@@ -23,6 +23,7 @@ from keras_ssm.models import (
     griffin_config,
     jamba_config,
     mamba2_config,
+    mamba3_config,
     mamba_config,
 )
 
@@ -253,8 +254,19 @@ def test_a_built_layer_among_the_mixers_is_copied():
     assert len(again.weights) == len(model.weights)
 
 
+@pytest.mark.skipif(
+    BACKEND != "torch",
+    reason="only PyTorch builds large models without their weights",
+)
+def test_mamba3_has_the_parameters_of_the_released_model():
+    with keras.device("meta"):
+        model = HybridBackbone(**mamba3_config("187m"))
+    assert model.count_params() == 186_849_600
+
+
 @pytest.mark.parametrize(
-    "function", [mamba_config, mamba2_config, jamba_config, griffin_config]
+    "function",
+    [mamba_config, mamba2_config, mamba3_config, jamba_config, griffin_config],
 )
 def test_presets_take_changes_and_explain_their_sizes(function):
     config = function("tiny", vocabulary_size=7, dropout=0.5)
