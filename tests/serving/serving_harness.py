@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from compare import as_array
 
+from keras_ssm import models
 from keras_ssm.layers import (
     GriffinBlock,
     MambaBlock,
@@ -20,6 +21,17 @@ from keras_ssm.layers import (
 
 CONSUMER = pathlib.Path(__file__).with_name("consumer.py")
 TOKENS = 20
+CLI = """
+import sys
+from importlib import metadata
+
+for name in filter(None, sys.argv.pop(1).split(",")):
+    sys.modules[name] = None  # cannot be imported
+(script,) = metadata.entry_points(
+    group="console_scripts", name="saved_model_cli"
+)
+sys.exit(script.load()())
+"""
 
 
 def classifier():
@@ -85,6 +97,33 @@ def forecaster():
     return randomized(
         keras.Model({"x": x, "mask": mask}, keras.layers.Dense(3)(h))
     )
+
+
+def hybrid_backbone():
+    """Every mixer of a pattern, with and without experts."""
+    return models.HybridBackbone(
+        TOKENS,
+        8,
+        ["mamba", "mamba2", "griffin", "attention"],
+        mixers={
+            "mamba": {"state_dim": 4},
+            "mamba2": {"state_dim": 4, "head_dim": 4},
+            "attention": {"heads": 2, "window": 4},
+        },
+        feed_forward={"units": 8},
+        moe={"experts": 3, "units": 4},
+        moe_every=2,
+    )
+
+
+def causal_lm():
+    """A language model of all mixers."""
+    return randomized(models.CausalLM(hybrid_backbone(), logit_soft_cap=4.0))
+
+
+def text_classifier():
+    """A classifier of all mixers."""
+    return randomized(models.TextClassifier(hybrid_backbone(), 2))
 
 
 def randomized(model):
@@ -155,6 +194,32 @@ def consume(path, folder, requests):
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return pickle.loads((folder / "results.pkl").read_bytes())  # noqa: S301
+
+
+def run_saved_model_cli(path, signature, inputs, folder, without=()):
+    """The outputs of a signature by name, as `saved_model_cli` has them.
+
+    Args:
+        path: The SavedModel.
+        signature: Its name.
+        inputs: Arrays by name.
+        folder: For files.
+        without: Names of packages that cannot be imported.
+    """
+    for name, array in inputs.items():
+        np.save(folder / f"{name}.npy", array)
+    arguments = ["--dir", path, "--tag_set", "serve"]
+    arguments += ["--signature_def", signature, "--outdir", folder / "out"]
+    arguments.append("--inputs")
+    arguments.append(";".join(f"{v}={folder / v}.npy" for v in inputs))
+    done = subprocess.run(
+        [sys.executable, "-c", CLI, ",".join(without), "run", *arguments],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return {file.stem: np.load(file) for file in (folder / "out").iterdir()}
 
 
 def assert_equal_outputs(found, expected, at_most=1e-5):

@@ -6,6 +6,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+from compare import as_array
 from harness import BACKEND
 from serving_harness import (
     assert_equal_outputs,
@@ -16,6 +17,7 @@ from serving_harness import (
     joined,
     padded_tokens,
     random_cuts,
+    run_saved_model_cli,
     tagger,
     whole,
 )
@@ -44,7 +46,7 @@ class Served:
         self.cuts = [
             random_cuts(STREAM.shape[1], seed) for seed in range(chunkings)
         ]
-        path = folder / "model"
+        self.path = path = folder / "model"
         keras_ssm.export(model, path, endpoints=ENDPOINTS)
         assert [entry.name for entry in folder.iterdir()] == ["model"]
         requests = [("serve", (x,)) for x in self.inputs]
@@ -73,6 +75,28 @@ def test_streams_in_any_pieces_equal_the_whole(served):
     results = served.results[len(SIZES) :]
     for cuts, found in zip(served.cuts, results, strict=True):
         assert_equal_outputs(joined(found, expected, cuts), expected)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="it writes for all")
+def test_signatures_are_served_by_tensorflow_from_the_command_line(
+    served, tmp_path
+):
+    x, stream = served.inputs[1], keras_ssm.Stream(served.model)
+    without = ("keras", "keras_ssm", "jax", "torch")
+    found = run_saved_model_cli(
+        served.path, "serving_default", {"tokens": x}, tmp_path, without
+    )
+    expected = whole(served.model, x)
+    found = [found[name] for name in sorted(found)]
+    assert_equal_outputs(found, expected)
+    state = stream.get_initial_state(len(x))
+    inputs = {name: as_array(v) for name, v in state.items()}
+    inputs["tokens"] = x[:, 0]
+    folder = tmp_path / "with the library"
+    folder.mkdir()
+    found = run_saved_model_cli(served.path, "step", inputs, folder)
+    assert set(found) == {"outputs_0", "outputs_1", *stream.state_shapes}
+    assert_equal_outputs([found["outputs_0"]], [expected[0][:, 0]])
 
 
 @pytest.mark.slow

@@ -171,6 +171,17 @@ def test_what_the_table_refuses_is_refused_at_once(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_mixer_in_a_block_is_refused_as_the_block(tmp_path):
+    mixer = layers.S4(state_dim=4)
+    model = keras.Sequential(
+        [keras.Input((None, 6)), layers.HybridBlock(mixer)]
+    )
+    for format, endpoint in [("onnx", "serve"), ("openvino", "step")]:
+        path = tmp_path / f"model{SUFFIXES[format]}"
+        with pytest.raises(NotImplementedError, match="The HybridBlock 'hy"):
+            keras_ssm.export(model, path, format=format, endpoints=endpoint)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "endpoint", "layer"),

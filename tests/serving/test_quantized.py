@@ -145,3 +145,9 @@ def test_lora_is_trained_merged_and_saved(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras", compile=False)
     assert not any("lora" in v.path for v in loaded.weights)
     assert np.abs(outputs(loaded) - trained).max() < 1e-5
+    if BACKEND == "tensorflow":  # it writes for all
+        keras_ssm.export(loaded, tmp_path / "served")
+        (found,) = consume(
+            tmp_path / "served", tmp_path, [("serve", (TOKENS,))]
+        )
+        assert np.abs(found[0] - trained).max() < 1e-5

@@ -7,12 +7,14 @@ from compare import as_array
 from harness import BACKEND, compiled_quickly
 from serving_harness import (
     assert_equal_outputs,
+    causal_lm,
     classifier,
     convolutions,
     forecaster,
     joined,
     padded_tokens,
     tagger,
+    text_classifier,
     whole,
 )
 
@@ -33,6 +35,8 @@ from keras_ssm.layers import (
 
 # The export of the same model is tested on JAX, too.
 SLOW_TO_COMPILE = pytest.mark.slow if BACKEND == "jax" else ()
+# TensorFlow's file of a language model is tried, too.
+COMPILED_ELSEWHERE = () if BACKEND == "torch" else pytest.mark.slow
 CUTS = [0, 4, 5, 6, 10]
 
 
@@ -69,6 +73,8 @@ def values(width):
     "make",
     [
         classifier,
+        pytest.param(causal_lm, marks=COMPILED_ELSEWHERE),
+        pytest.param(text_classifier, marks=COMPILED_ELSEWHERE),
         pytest.param(tagger, marks=SLOW_TO_COMPILE),
         pytest.param(convolutions, marks=pytest.mark.slow),
     ],

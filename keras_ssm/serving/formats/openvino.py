@@ -2,7 +2,7 @@
 
 import tempfile
 
-from keras_ssm.layers import S4, S4Block
+from keras_ssm.layers import S4
 from keras_ssm.serving.formats import packages, saved_model, single
 
 IMPLEMENTATION = "portable"
@@ -13,7 +13,7 @@ def check(path, endpoints, layers):
     """Raises unless such a file can be written here."""
     single.check(FORMAT, ".xml", path, endpoints, layers)
     for layer in layers:
-        if isinstance(layer, (S4, S4Block)):
+        if isinstance(single.mixer_of(layer), S4):
             raise single.refusal(
                 layer, FORMAT, "a step of it needs diagonal matrices"
             )

@@ -4,7 +4,7 @@ import dataclasses
 
 import keras
 
-from keras_ssm.layers import S4, S4D, S4Block, S4DBlock
+from keras_ssm.layers import S4, S4D
 
 ENDPOINTS = {"serve", "step", "steps"}
 INSTEAD = 'Use the format "tf_saved_model", which holds every layer.'
@@ -30,11 +30,16 @@ def check(format, suffix, path, endpoints, layers) -> None:
             f"with zeros. Received: endpoints={endpoints}."
         )
     for layer in layers:
-        fourier = isinstance(layer, (S4, S4D, S4Block, S4DBlock))
+        fourier = isinstance(mixer_of(layer), (S4, S4D))
         if fourier and endpoints != ("step",):
             raise refusal(
                 layer, format, "its sequences go through Fourier transforms"
             )
+
+
+def mixer_of(layer):
+    """The mixer of a block; of another layer, itself."""
+    return getattr(layer, "mixer", layer)
 
 
 def refusal(layer, format, reason):
