@@ -131,22 +131,27 @@ BLOCKS = {traits.block: mixer for mixer, traits in MIXERS.items()}
 LAYERS = (*MIXERS, *BLOCKS)
 
 # PyTorch runs all of them. JAX and TensorFlow compile what a test calls: there,
-# one of each kind has to do but for `make test-all`. S4D and S4 have a file of
-# tests of their own as well, and hybrid blocks those of models.
-SOME = (Mamba, MambaBlock, Mamba2, S5, RGLRU)
-KINDS = LAYERS if BACKEND == "torch" else SOME
+# one of each kind has to do but for `make test-all`. The parity test compares
+# all of them between the backends.
+SOME = (Mamba, MambaBlock, S5)
 
-each_layer = pytest.mark.parametrize(
-    "layer_class",
-    [
-        pytest.param(layer, marks=() if layer in KINDS else pytest.mark.slow)
-        for layer in LAYERS
-    ],
-    ids=lambda layer: layer.__name__,
-)
-each_mixer = pytest.mark.parametrize(
-    "mixer", MIXERS, ids=lambda layer: layer.__name__
-)
+
+def slow_unless(some):
+    """Marks of a case: but for some, only PyTorch's tests have time for it."""
+    return () if some or BACKEND == "torch" else pytest.mark.slow
+
+
+def each(name, layers):
+    """Runs a test for layers, as an argument of that name."""
+    marked = [
+        pytest.param(layer, marks=slow_unless(layer in SOME))
+        for layer in layers
+    ]
+    return pytest.mark.parametrize(name, marked, ids=lambda c: c.__name__)
+
+
+each_layer = each("layer_class", LAYERS)
+each_mixer = each("mixer", MIXERS)
 both_directions = pytest.mark.parametrize(
     "go_backwards", [False, True], ids=["forwards", "backwards"]
 )

@@ -10,6 +10,7 @@ from layer_harness import (
     WIDTH,
     as_array,
     assert_close,
+    each,
     layer_gradients,
     make,
     needs_gradients,
@@ -150,23 +151,18 @@ FORMULAS = {
     RGLRUBlock: block(rms_norm, rg_lru),
     GriffinBlock: block(rms_norm, griffin),
 }
-each_formula = pytest.mark.parametrize(
-    ("layer_class", "formula"),
-    FORMULAS.items(),
-    ids=lambda v: v.__name__ if isinstance(v, type) else "",
-)
 
 
-@each_formula
-def test_layer_computes_the_formulas_of_the_paper(layer_class, formula):
+@each("layer_class", FORMULAS)
+def test_layer_computes_the_formulas_of_the_paper(layer_class):
     layer = make(layer_class)
     x = sequences()
-    expected = formula(weights_of(layer), x.astype("float64"))
+    expected = FORMULAS[layer_class](weights_of(layer), x.astype("float64"))
     assert_close(layer(x), expected, "float32")
 
 
 @needs_gradients
-@pytest.mark.parametrize("layer_class", [S5, LRU, Griffin])
+@each("layer_class", [S5, LRU, Griffin])
 def test_gradients_are_slopes_of_the_formulas_of_the_paper(layer_class):
     layer = make(layer_class)
     x, cotangent = sequences(), sequences(seed=5)
@@ -199,7 +195,7 @@ def float64():
 
 
 # On PyTorch, Keras rounds what `Dense` multiplies.
-@pytest.mark.parametrize("layer_class", [S5, LRU, RGLRU])
+@each("layer_class", [S5, LRU, RGLRU])
 def test_float64_scan_step_and_formula_agree_to_nine_digits(layer_class):
     options = {} if layer_class is RGLRU else {"activation": None}
     x = sequences(31).astype("float64")
@@ -228,7 +224,7 @@ def assert_near(actual, expected):
     assert np.abs(actual - expected).max() < 1e-9 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("layer_class", [S5, LRU, RGLRU, Griffin])
+@each("layer_class", [S5, LRU, RGLRU, Griffin])
 def test_long_sequences_in_parts_and_in_steps(layer_class):
     layer = make(layer_class, return_state=True)
     x = sequences(301)

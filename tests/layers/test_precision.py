@@ -12,6 +12,7 @@ from layer_harness import (
     LENGTH,
     WIDTH,
     as_array,
+    each,
     each_layer,
     each_mixer,
     make,
@@ -19,6 +20,7 @@ from layer_harness import (
     needs_gradients,
     random_states,
     sequences,
+    slow_unless,
     state_dtypes,
     traits,
     twin,
@@ -26,11 +28,15 @@ from layer_harness import (
 
 from keras_ssm.layers import GriffinBlock, MambaBlock, S5Block
 
-each_block = pytest.mark.parametrize(
-    "block", BLOCKS, ids=lambda layer: layer.__name__
-)
+each_block = each("block", BLOCKS)
 POLICIES = ["mixed_bfloat16", "mixed_float16", "bfloat16", "float64"]
-each_policy = pytest.mark.parametrize("policy", POLICIES)
+each_policy = pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param(policy, marks=slow_unless(some))
+        for policy, some in zip(POLICIES, [1, 0, 0, 1], strict=True)
+    ],
+)
 
 
 @pytest.fixture(autouse=True)
@@ -112,17 +118,10 @@ def test_residual_stream_of_a_stack_is_not_rounded(policy):
     assert (as_array(model(x)) == x).all()
 
 
-# Compiling takes long: LRU is an S5 here, and Griffin has an RG-LRU within.
+# LRU is an S5 here, and Griffin has an RG-LRU within.
 @needs_gradients
-@pytest.mark.parametrize(
-    ("block", "policy"),
-    [
-        (MambaBlock, "mixed_bfloat16"),
-        (MambaBlock, "mixed_float16"),
-        (S5Block, "mixed_float16"),
-        (GriffinBlock, "mixed_bfloat16"),
-    ],
-)
+@each("block", (MambaBlock, S5Block, GriffinBlock))
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_training_is_finite_and_moves_every_parameter(block, policy):
     keras.config.set_dtype_policy(policy)
     try:
