@@ -11,6 +11,8 @@ import json
 import pathlib
 import re
 
+import generation
+import language_runs
 import recall_runs
 import report
 import signal_runs
@@ -107,7 +109,14 @@ def _cell(names):
 
 def figures():
     """The tables of the benchmarks that have been run."""
-    parts = [_speed(), _accuracy(), _signals(), _recall()]
+    parts = [
+        _speed(),
+        _generation(),
+        _accuracy(),
+        _signals(),
+        _recall(),
+        _language(),
+    ]
     return "\n".join(part for part in parts if part)
 
 
@@ -174,10 +183,40 @@ def _recall():
         "Recall (`examples/recall.py`, `benchmarks/recall_runs.py`, "
         "recall.json): two blocks of Mamba, Mamba and attention, or two of "
         "attention, the best of the learning rates and seeds that were tried; "
-        "trained for one to five minutes each on an H100 that others shared, "
-        "where nobody went on until all had learned.\n\n"
+        "trained for one to five minutes each on an H100 or H200 that others "
+        "shared, where nobody went on until all had learned.\n\n"
         "![What two blocks recall](benchmarks/results/recall.png)\n\n"
         + recall_runs.tables(record)
+        + "\n"
+    )
+
+
+def _language():
+    record = json.loads(language_runs.RECORD.read_text())
+    return (
+        "Language models of bytes (`examples/language_model.py`, "
+        "`benchmarks/language_runs.py`, language.json): tiny Shakespeare, of "
+        "which the last tenth is held back, in equal time with nearly equal "
+        "parameters, mean and standard deviation over seeds:\n\n"
+        + language_runs.table(record)
+        + "\n"
+    )
+
+
+def _generation():
+    if not generation.RECORD.exists():
+        return ""
+    record = json.loads(generation.RECORD.read_text())
+    machine = record["machine"]
+    return (
+        "Generation (`benchmarks/generation.py`, generation.json): tokens a "
+        "second, greedy, of models of bytes with 8 blocks of Mamba, with 7 "
+        "and 2 of attention, and of a Transformer with 6, all of width 256, "
+        f"on {machine['cores']} cores of {machine['processor']}, and what the "
+        "state of a row takes.\n\n"
+        "![Tokens a second and the state against the context]"
+        "(benchmarks/results/generation.png)\n\n"
+        + generation.table(record)
         + "\n"
     )
 

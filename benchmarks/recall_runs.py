@@ -83,10 +83,9 @@ def _made_for_it(runs):
             continue
         copying, induction = of_model["copying"], of_model["induction"]
         by_length = [
-            induction["by_length"][n] for n in ("256", "4096", "16384")
+            induction["by_length"].get(n) for n in ("256", "4096", "16384")
         ]
-        accuracies = [copying["accuracy"], *by_length]
-        shown = [f"{v:.2%}" for v in accuracies]
+        shown = [*map(_percent, (copying["accuracy"], *by_length))]
         lines.append(report.row(model, f"{copying['parameters']:,}", *shown))
     return "\n".join(lines)
 
@@ -105,9 +104,13 @@ def _associations(runs):
     for model in MODELS:
         for width in sorted({r["width"] for r in runs if r["model"] == model}):
             found = [accuracies.get((model, width, n)) for n in pairs]
-            shown = ["" if v is None else f"{v:.2%}" for v in found]
-            lines.append(report.row(model, str(width), *shown))
+            lines.append(report.row(model, str(width), *map(_percent, found)))
     return "\n".join(lines)
+
+
+def _percent(accuracy):
+    """Empty where nothing is known."""
+    return "" if accuracy is None else f"{accuracy:.2%}"
 
 
 if __name__ == "__main__":
