@@ -37,7 +37,7 @@ class Problem:
     gradients of everything, also of what is summed over channels.
 
     Args:
-        op: "selective_scan", "causal_conv1d" or "linear_scan".
+        op: "selective_scan", "causal_conv1d", "linear_scan" or "ssd".
         case: The case, without mask, segments and state.
         dtype: Dtype of the tensors.
         bare: Whether to ask for the recurrence alone, `x, dt, A, B, C`.
@@ -56,7 +56,8 @@ class Problem:
         # What is constant is known by another name to the reference.
         self._names = {n.removeprefix("constant_"): n for n in arrays}
         window = WINDOW if self.forgets else case.l
-        self._sample = _Sample(case, window, self._pairs)
+        width = case.p if op == "ssd" else 1
+        self._sample = _Sample(case, window, self._pairs, width)
 
     @property
     def forgets(self) -> bool:
@@ -67,6 +68,7 @@ class Problem:
         """Sets `options`, and returns the arrays and a gradient of y."""
         arrays, self.options = cases.make_inputs(self.op, case)
         self._pairs = self.options.pop("complex", ())
+        self.options.pop("chunk_size", None)  # that of the tests
         if self.bare:
             arrays = _bare(arrays, self.options)
             self.options = {**self.options, "dt_softplus": False}
@@ -87,7 +89,7 @@ class Problem:
 
     @functools.cached_property
     def dy(self):
-        """A random gradient with respect to y, `(b, l, d)`, or a pair."""
+        """A random gradient with respect to y, like y, or a pair."""
         return self._as_pairs({"x": self._all_of_dy()})["x"]
 
     def sampled_dy(self):
@@ -173,28 +175,32 @@ class _Sample:
         case: The case.
         window: How many steps a state depends on, and as many to compare.
         pairs: Names of what has two channels for each of the case.
+        width: What a channel of the case holds: the channels of a head.
     """
 
-    def __init__(self, case, window, pairs):
+    def __init__(self, case, window, pairs, width=1):
         self.window = min(case.l, window)
         self.compared = case.l if case.l <= window else window // 2
         self._length, self._pairs = case.l, pairs
-        self._rows = _spread(case.b, 2)
-        self._channels = _spread(
-            case.d, max(2, HELD // (len(self._rows) * self.window * case.n))
-        )
+        count = HELD // (self.window * case.n * width)
+        # Two channels at least: the gradient of one may be next to 0.
+        self._rows = _spread(case.b, 2 if count >= 4 else 1)
+        self._channels = _spread(case.d, max(2, count // len(self._rows)))
         self._imaginary = self._channels + case.d
 
     def as_case(self, case):
         sizes = dict(b=len(self._rows), d=len(self._channels), l=self.window)
         return dataclasses.replace(case, **sizes)
 
-    def mask(self, b, l, d):
-        """What is in the sample, along each axis of y."""
-        rows, steps, channels = np.zeros(b), np.zeros(l), np.zeros(d)
+    def mask(self, *shape):
+        """What is in the sample, along each of the first axes of y."""
+        rows, steps, channels = (np.zeros(size) for size in shape[:3])
         rows[self._rows] = channels[self._channels_of("x")] = 1
         steps[-self.compared :] = 1
-        return rows[:, None, None], steps[:, None], channels
+        return (
+            v.reshape(-1, *[1] * (len(shape) - 1 - axis))
+            for axis, v in enumerate((rows, steps, channels))
+        )
 
     def of_tensor(self, name, tensor):
         """Of what an op returns."""

@@ -19,7 +19,9 @@ from rows import (
     form,
     forms,
     is_limit,
+    ratio,
 )
+from settings import DUAL
 
 HERE = pathlib.Path(__file__).resolve().parent
 WORDS = {True: "yes", False: "no", None: "not measured"}
@@ -27,7 +29,7 @@ WORDS = {True: "yes", False: "no", None: "not measured"}
 
 def summary(record) -> str:
     """What a run has to say: all tables, that of targets last."""
-    tables = (cases_table, steps_table, lengths_table, forms_table)
+    tables = (cases_table, steps_table, lengths_table, forms_table, dual_table)
     parts = [table(record) for table in (*tables, crossovers, targets_table)]
     return "\n\n".join(part for part in parts if part)
 
@@ -50,7 +52,8 @@ def short(record) -> str:
         if ours is not None:
             lines.append(_short_row(where, ours, rows.where(**where)))
     tables = ["\n".join(lines), steps_table(record), lengths_table(record)]
-    tables += [forms_table(record), crossovers(record), targets_table(record)]
+    tables += [forms_table(record), dual_table(record), crossovers(record)]
+    tables += [targets_table(record)]
     return "\n\n".join(table for table in tables if table)
 
 
@@ -217,6 +220,41 @@ def _ranking(found):
         for other in others
     ]
     return ", ".join(times)
+
+
+def dual_table(record) -> str:
+    """From which state on `ssd` is faster than a `selective_scan`."""
+    rows = Rows(record)
+    if not rows.where(part="ssd"):
+        return ""
+    lines = [
+        row("`selective_scan` / `ssd`", *(f"n = {n}" for n in DUAL)),
+        row("---", *["---:"] * len(DUAL)),
+    ]
+    for backend in record["devices"]:
+        for what in (FORWARD, BOTH):
+            cells = (
+                _against_scan(
+                    rows,
+                    dict(part="ssd", case=case, backend=backend, what=what),
+                )
+                for case in DUAL.values()
+            )
+            lines.append(row(f"{backend}, {what}", *cells))
+    return "\n".join(lines)
+
+
+def _against_scan(rows, where):
+    """How many times the time of `ssd` the scan takes, and both times."""
+    ours = rows.ours(**where)
+    scan = next(
+        (r for r in rows.where(**where) if r["name"].startswith("selective")),
+        None,
+    )
+    if ours is None or scan is None:
+        return ""
+    times = (milliseconds(found["min_ms"]) for found in (scan, ours))
+    return f"{ratio(scan, ours):.2f} ({' / '.join(times)} ms)"
 
 
 def milliseconds(value) -> str:

@@ -8,6 +8,9 @@ MAIN = "mamba_small_b2_l1024"
 # complex one is the same at all, who composes maps misses the tolerance of the
 # tests: the rounding errors of its powers add up.
 LINEAR = {"real": "real_scan_b2_l1024", "complex": "complex_scan_b2_l1024"}
+# `ssd` and Mamba-2 at the same width, by the size of the state.
+DUAL = {n: f"mamba2_n{n}_b2_l1024" for n in (16, 32, 64, 128, 256)}
+MAMBA2 = DUAL[128]
 SIZES = ("130m", "370m", "790m", "1_4b", "2_8b")
 SHAPES = ("b1_l256", "b8_l256", "b8_l2048", "b1_l8192")
 GPU_SHAPES = ("b64_l256", "b1_l65536", "b1_l1048576")
@@ -81,6 +84,7 @@ def _linear(names, lengths):
 
 
 OPS = ("selective_scan", "causal_conv1d")
+MAMBA2_PARTS = (*(("ssd", case) for case in DUAL.values()), ("mamba2", MAMBA2))
 
 SETTINGS = {
     # Whether everything runs, in a minute or two.
@@ -89,6 +93,7 @@ SETTINGS = {
             ("recurrence", "mamba_small_b1_l256"),
             *_each((*OPS, "layer", "step"), ("small",), ("b1_l256",)),
             *_linear(("complex",), (256,)),
+            *((part, "mamba2_n16_b1_l256") for part in ("ssd", "mamba2")),
         ),
         alone=(("layer", "mamba_small_b1_l256"),),
         lengths=(64, 256),
@@ -108,8 +113,13 @@ SETTINGS = {
             *_each(OPS, ("small",), ("b2_l1024",)),
             ("step", "mamba_130m_b1_l256"),
             *_linear(LINEAR, (256, 1024, 4096, 16384)),
+            *MAMBA2_PARTS,
         ),
-        alone=(("layer", MAIN), *_linear((), (1024, 4096, 16384))),
+        alone=(
+            ("layer", MAIN),
+            ("mamba2", MAMBA2),
+            *_linear((), (1024, 4096, 16384)),
+        ),
         lengths=(256, 1024, 4096, 16384, 65536),
         left_out=(*SLOW, *ASSOCIATIVE),
     ),
@@ -121,10 +131,12 @@ SETTINGS = {
             *_each((*OPS, "layer"), SIZES, SHAPES),
             *_each(("step",), SIZES, ("b1_l256", "b8_l256")),
             *_linear(LINEAR, (2**i for i in range(8, 17))),
+            *MAMBA2_PARTS,
         ),
         alone=(
             ("recurrence", MAIN),
             ("layer", MAIN),
+            ("mamba2", MAMBA2),
             *_linear(LINEAR, (2**i for i in range(8, 17))),
             *_each(("layer",), SIZES, ("b8_l256", "b1_l8192")),
         ),

@@ -17,7 +17,7 @@ from rows import (
     main_case,
     ratio,
 )
-from settings import LINEAR
+from settings import LINEAR, MAMBA2
 
 
 @dataclasses.dataclass
@@ -59,6 +59,7 @@ def targets(record) -> list[Target]:
         *_steps(rows),
         *_linear_scans(rows),
         *_linear_systems(rows),
+        *_mamba2(rows),
     ]
 
 
@@ -288,3 +289,27 @@ def _linear_systems(rows):
             )
         )
     return found
+
+
+def _mamba2(rows):
+    """`ssd` and its layer against their own matrix products."""
+    found = []
+    for part, what, title, bound in (
+        ("ssd", FORWARD, "`ssd` forward", 2.5),
+        ("mamba2", BOTH, "Mamba-2 layer", 1.6),
+    ):
+        for backend in ("torch", "jax", "tensorflow"):
+            where = dict(part=part, case=MAMBA2, backend=backend, what=what)
+            products = rows.one(**where, name="matrix products")
+            found.append(
+                Target(
+                    f"{backend}, {title} / its matrix products",
+                    ratio(rows.ours(**where), products),
+                    bound,
+                )
+            )
+    where = dict(part="mamba2", case=MAMBA2, backend="torch", what=BOTH)
+    peer = rows.one(**where, name="transformers Mamba2")
+    figure = ratio(peer, rows.ours(**where))
+    title = "PyTorch transformers' Mamba-2 mixer / Mamba-2 layer"
+    return [*found, Target(title, figure, 2, True)]

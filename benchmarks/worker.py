@@ -22,7 +22,8 @@ PARTS = {
     **dict.fromkeys(("recurrence", "selective_scan", "causal_conv1d"), "ops"),
     "linear_scan": "ops",
     "system": "systems",
-    "layer": "layers",
+    "ssd": "dual",
+    **dict.fromkeys(("layer", "mamba2"), "layers"),
     "step": "steps",
 }
 

@@ -164,6 +164,20 @@ CASES = [
         use="benchmark",
     ),
     *(
+        Case(
+            f"mamba2_n{n}_b{b}_l{l}",
+            b=b,
+            l=l,
+            d=12,
+            n=n,
+            p=64,
+            use="benchmark",
+            **MAMBA,
+        )
+        for n in (16, 32, 64, 128, 256)
+        for b, l in ((1, 256), (2, 1024))
+    ),
+    *(
         Case(f"s4d_b2_l{l}", l=l, d=32, n=32, use="benchmark")
         for l in (2**i for i in range(8, 17))
     ),

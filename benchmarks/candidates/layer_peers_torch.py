@@ -31,6 +31,18 @@ def peers(case, dtype):
             "fla": lambda: _fla(width),
         }
     found |= {n: build for n, build in packages.items() if installed(n)}
+    return _all_in_dtype(found, dtype)
+
+
+def mamba2_peers(case, dtype):
+    """The same, for Mamba-2."""
+    found = {}
+    if installed("transformers"):
+        found["transformers Mamba2"] = lambda: _transformers_mamba2(case)
+    return _all_in_dtype(found, dtype)
+
+
+def _all_in_dtype(found, dtype):
     return {
         name: lambda build=build: _in_dtype(build(), dtype)
         for name, build in found.items()
@@ -69,6 +81,20 @@ def _transformers(width):
     from transformers.models.mamba.modeling_mamba import MambaMixer
 
     return MambaMixer(MambaConfig(hidden_size=width), layer_idx=0)
+
+
+def _transformers_mamba2(case):
+    from transformers import Mamba2Config
+    from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
+
+    config = Mamba2Config(
+        hidden_size=case.d * case.p // 2,
+        num_heads=case.d,
+        head_dim=case.p,
+        state_size=case.n,
+        n_groups=1,
+    )
+    return Mamba2Mixer(config, layer_idx=0)
 
 
 def _mamba_ssm(width):

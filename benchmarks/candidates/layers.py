@@ -1,8 +1,7 @@
-"""A Mamba layer, its matrix products alone, LSTMs, attention and peers."""
+"""Mamba and Mamba-2, their matrix products, LSTMs, attention and peers."""
 
 import functools
 import importlib
-import math
 
 import frameworks
 import harness
@@ -18,6 +17,7 @@ from candidates import (
     Candidate,
     implementations,
     pinned,
+    products,
 )
 
 HEAD = 64  # channels of a head of attention
@@ -27,22 +27,27 @@ def make(part, case, dtype, checked=True):
     """Candidates for a layer of half as many inputs as the case has channels.
 
     Args:
-        part: "layer".
+        part: "layer", or "mamba2" where the channels of the case are heads.
         case: A case of `tests/cases.py`: batch, length and channels.
         dtype: "float32", or the compute dtype of a mixed policy.
     """
-    x = sequence(case, dtype)
-    found = {}
-    for name, build in builders(case, dtype).items():
-        for what in (FORWARD, BOTH):
-            found[what, name] = functools.partial(_prepare, build, what, x)
-    found[BOTH, "matrix products"] = lambda: Candidate(
-        matrix_products(case, dtype)
+    if part == "mamba2":
+        found, shapes = _mamba2s(case, dtype), products.of_mamba2(case)
+    else:
+        found, shapes = _mambas(case, dtype), products.of_mamba(case)
+    x = sequence(case, shapes["in_proj"][1][0], dtype)
+    found = {
+        (what, name): functools.partial(_prepare, build, what, x)
+        for name, build in found.items()
+        for what in (FORWARD, BOTH)
+    }
+    found[BOTH, "matrix products"] = functools.partial(
+        products.prepare, shapes, BOTH, dtype
     )
     return found
 
 
-def builders(case, dtype):
+def _mambas(case, dtype):
     """Functions that build `(layer, implementation or None)`, by name."""
     found = {
         f"{OURS} {name}": functools.partial(_mamba, dtype, name)
@@ -52,20 +57,30 @@ def builders(case, dtype):
         "keras LSTM": lambda: (lstm(case.d, dtype), None),
         "attention": lambda: (Attention(dtype=policy(dtype)), None),
     }
+    return found | _peers("peers", case, dtype)
+
+
+def _mamba2s(case, dtype):
+    """The same, of a layer whose ops have implementations of their own."""
+    found = {OURS: lambda: (_mamba2(case, dtype), None)}
+    return found | _peers("mamba2_peers", case, dtype)
+
+
+def _peers(kind, case, dtype):
     module = f"candidates.layer_peers_{keras.config.backend()}"
-    if importlib.util.find_spec(module):
-        peers = importlib.import_module(module).peers(case, dtype)
-        found |= {
-            name: lambda build=build: (build(), None)
-            for name, build in peers.items()
-        }
-    return found
+    if not importlib.util.find_spec(module):
+        return {}
+    peers = getattr(importlib.import_module(module), kind)(case, dtype)
+    return {
+        name: lambda build=build: (build(), None)
+        for name, build in peers.items()
+    }
 
 
-def sequence(case, dtype):
-    """A random input, `(b, l, d / 2)`."""
+def sequence(case, width, dtype):
+    """A random input, `(b, l, width)`."""
     random = np.random.default_rng(2)
-    x = random.standard_normal((case.b, case.l, case.d // 2), "float32")
+    x = random.standard_normal((case.b, case.l, width), "float32")
     return harness.tensor(x, dtype)
 
 
@@ -92,6 +107,12 @@ def _mamba(dtype, implementation):
     return keras_ssm.layers.Mamba(dtype=policy(dtype)), implementation
 
 
+def _mamba2(case, dtype):
+    return keras_ssm.layers.Mamba2(
+        state_dim=case.n, head_dim=case.p, dtype=policy(dtype)
+    )
+
+
 def lstm(units, dtype):
     """As many units as the Mamba layer has channels."""
     return keras.layers.LSTM(units, return_sequences=True, dtype=policy(dtype))
@@ -114,46 +135,3 @@ class Attention(keras.layers.Layer):
         q, k, v = (qkv[:, :, i] for i in range(3))
         y = frameworks.load().attend(q, k, v, causal=True)
         return self.out(ops.reshape(y, (b, l, width)))
-
-
-def matrix_products(case, dtype):
-    """The four matrix products of a Mamba layer, forward and backward.
-
-    Nothing else, on inputs that are there already: what is left of the layer
-    if all the rest takes no time.
-    """
-    width, channels = case.d // 2, case.d
-    rank = math.ceil(width / 16)
-    shapes = {
-        "in_proj": (width, 2 * channels),
-        "x_proj": (channels, rank + 2 * case.n),
-        "dt_proj": (rank, channels),
-        "out_proj": (channels, width),
-    }
-    random = np.random.default_rng(3)
-
-    def draw(*shape):
-        array = random.standard_normal(shape, "float32")
-        return harness.tensor(array, dtype)
-
-    rows = case.b * case.l
-    inputs = {}
-    for name, (m, k) in shapes.items():
-        inputs[f"{name} input"] = draw(rows, m)
-        inputs[f"{name} kernel"] = draw(m, k)
-    cotangents = tuple(draw(rows, k) for _, k in shapes.values())
-
-    def multiply(inputs):
-        return tuple(
-            inputs[f"{name} input"] @ inputs[f"{name} kernel"]
-            for name in shapes
-        )
-
-    # TensorFlow's own products are faster than those of XLA.
-    run = frameworks.load().compiled(
-        lambda inputs, cotangents: harness.gradients(
-            multiply, inputs, cotangents
-        ),
-        xla=False,
-    )
-    return lambda: run(inputs, cotangents)

@@ -32,20 +32,7 @@ def make(part, case, dtype, checked=True):
     bare = part == "recurrence"
     op = "selective_scan" if bare else part
     problem = Problem(op, case, dtype, bare, checked)
-    peer_of = {
-        f"{OURS} {name}": _ours(problem, name) for name in implementations(op)
-    }
-    if keras.config.backend() == "tensorflow":
-        name = implementations(op)[0]
-        graph = _ours(problem, name)
-        graph.xla = False
-        peer_of[f"{OURS} {name}, without XLA"] = graph
-    peer_of |= peers(problem)
-    found = {
-        (what, name): preparation(problem, peer, what)
-        for name, peer in peer_of.items()
-        for what in peer.passes
-    }
+    found = preparations(problem, ours(problem) | peers(problem))
     if bare and dtype == "float32" and frameworks.load().device() == "cpu":
         found[FORWARD, "C limit"] = lambda: _c_limit(problem)
     for what in PASSES:
@@ -56,6 +43,17 @@ def make(part, case, dtype, checked=True):
     return found
 
 
+def ours(problem) -> dict[str, Peer]:
+    """Our implementations by name, the default first."""
+    names = implementations(problem.op)
+    found = {f"{OURS} {name}": _ours(problem, name) for name in names}
+    if keras.config.backend() == "tensorflow":
+        graph = _ours(problem, names[0])
+        graph.xla = False
+        found[f"{OURS} {names[0]}, without XLA"] = graph
+    return found
+
+
 def _ours(problem, implementation):
     def function(**arguments):
         return getattr(keras_ssm.ops, problem.op)(
@@ -63,6 +61,15 @@ def _ours(problem, implementation):
         )
 
     return Peer(function)
+
+
+def preparations(problem, peer_of):
+    """Functions that prepare candidates, for every pass that they can do."""
+    return {
+        (what, name): preparation(problem, peer, what)
+        for name, peer in peer_of.items()
+        for what in peer.passes
+    }
 
 
 def preparation(problem, peer, what):

@@ -6,7 +6,7 @@ from system import System
 import keras_ssm
 from candidates import OURS
 from candidates.op_peers import Peer
-from candidates.ops import PASSES, preparation
+from candidates.ops import preparations
 
 # Numbers that the states of all steps may be, in float32 half a GiB. A scan
 # holds several times as many.
@@ -24,11 +24,9 @@ def make(part, case, dtype, checked=True):
     """
     problem = System(case, dtype, checked)
     forms = {"convolution": convolve, "chunks": recur, "scan": scan}
-    return {
-        (what, f"{OURS} {name}"): preparation(problem, Peer(form), what)
-        for name, form in forms.items()
-        for what in PASSES
-    }
+    return preparations(
+        problem, {f"{OURS} {name}": Peer(form) for name, form in forms.items()}
+    )
 
 
 def convolve(x, C_real, C_imag, **dynamics):

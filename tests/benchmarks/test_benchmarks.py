@@ -12,14 +12,14 @@ import plots
 import pytest
 import report
 import targets
-from candidates import OURS, layers, ops, plain_step, systems
+from candidates import BOTH, OURS, dual, layers, ops, plain_step, systems
 from cases import MAMBA, Case
 from compare import assert_close
 from limits import c_scan
 from problem import WINDOW, Problem
 from processes import environment
 from rows import Rows, crossover, growth
-from settings import LINEAR, MAIN, OPS
+from settings import DUAL, LINEAR, MAIN, MAMBA2, OPS
 from system import System
 
 import keras_ssm
@@ -57,6 +57,25 @@ def test_a_problem_accepts_the_right_answer_alone(op, case):
     y, gradients = solved(problem)
     assert problem.error(y, gradients) < 1e-5
     refuses_what_is_wrong(problem, y, gradients)
+
+
+def test_a_problem_of_heads_accepts_the_right_answer_alone(monkeypatch):
+    # Two heads of one row are compared.
+    monkeypatch.setattr("problem.HELD", SHORT.l * SHORT.n * SHORT.p)
+    problem = Problem("ssd", SHORT, bare=True)
+    y, gradients = solved(problem)
+    assert problem.error(y, gradients) < 1e-5
+    refuses_what_is_wrong(problem, y, gradients)
+
+
+def test_a_selective_scan_computes_what_ssd_does():
+    made = dual.make("ssd", SHORT, "float32")
+    (key,) = (
+        key
+        for key in made
+        if key[0] == BOTH and key[1].startswith("selective_scan")
+    )
+    assert made[key]().error < 1e-5
 
 
 def refuses_what_is_wrong(problem, y, gradients):
@@ -244,6 +263,41 @@ def test_the_forms_of_a_system_and_linear_scans_are_ranked():
     assert plots.forms(Rows(record)) is not None
 
 
+def test_ssd_is_held_against_a_scan_and_its_products():
+    def found(name, milliseconds, **values):
+        return row("torch", name, milliseconds) | dict(part="ssd") | values
+
+    record = {
+        "devices": {"torch": "cpu"},
+        "rows": [
+            *(
+                found(name, milliseconds, case=DUAL[n])
+                for n, name, milliseconds in (
+                    *((16, "keras_ssm torch", 8.0), (128, OURS, 20.0)),
+                    *((16, "selective_scan numba", 4.0),),
+                    *((128, "selective_scan numba", 30.0),),
+                )
+            ),
+            *(
+                found(name, milliseconds, case=MAMBA2, part="mamba2")
+                for name, milliseconds in (
+                    *((OURS, 30.0), ("matrix products", 20.0)),
+                    *(("transformers Mamba2", 75.0),),
+                )
+            ),
+        ],
+    }
+    table = report.dual_table(record)
+    line = "| 0.50 (4 / 8 ms) |  |  | 1.50 (30 / 20 ms) |  |"
+    assert f"torch, forward+backward {line}" in table
+    figures = {t.what: t.figure for t in targets.targets(record)}
+    title = "torch, Mamba-2 layer / its matrix products"
+    assert figures[title] == pytest.approx(1.5)
+    title = "PyTorch transformers' Mamba-2 mixer / Mamba-2 layer"
+    assert figures[title] == pytest.approx(2.5)
+    assert figures["torch, `ssd` forward / its matrix products"] is None
+
+
 def test_growth_and_crossover_are_read_off_the_lengths():
     rows = Rows(RECORD)
     attention = rows.where(part="length", name="attention")
@@ -268,4 +322,5 @@ def test_all_of_it_runs(tmp_path):
     assert not [row for row in refused if row["name"] != "C limit"]
     parts = {row["part"] for row in record["rows"] if "min_ms" in row}
     wanted = {"recurrence", "layer", "step", "length"}
-    assert wanted | {"linear_scan", "system"} <= parts
+    wanted |= {"linear_scan", "system", "ssd", "mamba2"}
+    assert wanted <= parts
