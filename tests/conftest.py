@@ -1,5 +1,7 @@
 """Exact products, fixed seeds, and no luck with uninitialized memory."""
 
+import pathlib
+
 import interpreter
 import keras
 import pytest
@@ -56,22 +58,44 @@ def pytest_collection_modifyitems(config, items):
         _leave_to_the_slow_ones(items)
 
 
-# Programs of `ssd` take long to compile, and JAX and TensorFlow share what a
-# chunk computes: of its cases, these have to do but for `make test-all`.
-SSD_CASES = ("one_number", "mamba_goes_on", "groups", "padded", "long_text")
-OF_CASES = ("test_outputs_and_gradients[ssd", "test_outputs_of_portable[ssd")
-# Training by the clock is tested on PyTorch; what differs is in the layers.
-EXAMPLES = ("test_raw_audio.py", "test_sequential_pixels.py")
+# JAX and TensorFlow compile what a test calls, which takes most of its time.
+# There, what follows is left to `make test-all`.
+#
+# Benchmarks have processes of their own, whatever the backend here. Of the
+# examples, what differs between backends is in the layers, so that Mamba's
+# have to do, and the one that exports.
+HERE = pathlib.Path(__file__).parent
+OF_EXAMPLES = ("[mamba]", "export_and_serve")
+# The chunks of `ssd` and a scan by composition differ from other kernels in
+# what they compute, not in how masks and states enter: of the cases, some.
+LONG_TO_COMPILE = ("ssd", "associative")
+CASES = (
+    *("one_number", "mamba_goes_on", "groups", "right_padding]"),
+    *("packed_and_padded_backwards", "long_text"),
+)
+# Laws are for the kernels that a CPU chooses.
+NOT_CHOSEN = ("associative", "portable")
+OF_CASES = ("test_outputs_and_gradients[", "test_outputs_of_portable[")
 
 
 def _leave_to_the_slow_ones(items):
     for item in items:
-        if item.path.name in EXAMPLES:
+        if not _belongs_here(item):
             item.add_marker(pytest.mark.slow)
-        if item.name.startswith(OF_CASES) and not any(
-            case in item.name for case in SSD_CASES
-        ):
-            item.add_marker(pytest.mark.slow)
+
+
+def _belongs_here(item):
+    folder, *_ = item.path.relative_to(HERE).parts
+    if folder == "benchmarks":
+        return False
+    if folder == "examples":
+        return any(name in item.nodeid for name in OF_EXAMPLES)
+    if item.path.stem == "test_laws":
+        return not any(name in item.name for name in NOT_CHOSEN)
+    if item.name.startswith(OF_CASES):
+        long = any(name in item.name for name in LONG_TO_COMPILE)
+        return not long or any(case in item.name for case in CASES)
+    return True
 
 
 def _configure_jax():
