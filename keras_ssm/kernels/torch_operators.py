@@ -2,10 +2,13 @@
 
 An implementation brings two functions that run kernels. They become operators
 here, which `torch.compile` takes as they are, and the two operators a function
-that autograd and `torch.func` can differentiate once.
+that autograd and `torch.func` can differentiate once. `torch_calls.py` calls
+them.
 """
 
 import torch
+
+from keras_ssm.kernels.torch_calls import KERNELS, call
 
 _SCAN = (
     "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, "
@@ -117,8 +120,8 @@ def linear_scan(name: str, tensors, reverse: bool):
     """The op on canonical tensors, by the operators of an implementation."""
     *numbers, state, state_imag, mask, resets = tensors
     numbers = (None if v is None else v.to(state.dtype) for v in numbers)
-    y, y_imag, end, end_imag = LinearScan.apply(
-        *(name, *numbers, state, state_imag, mask, resets, reverse)
+    y, y_imag, end, end_imag = call(
+        *(LinearScan, name, *numbers, state, state_imag, mask, resets, reverse)
     )
     dtype = tensors[0].dtype
     if state_imag is None:
@@ -132,6 +135,7 @@ def linear_scan(name: str, tensors, reverse: bool):
 class Scan(torch.autograd.Function):
     """Takes the name, the canonical tensors, the options, and `keep`."""
 
+    operator = "selective_scan"
     generate_vmap_rule = True
 
     @staticmethod
@@ -169,8 +173,8 @@ class Scan(torch.autograd.Function):
         *tensors, saved = ctx.saved_tensors
         dy = torch.zeros_like(tensors[0]) if dy is None else dy
         dstate = torch.zeros_like(tensors[8]) if dstate is None else dstate
-        found = _ScanGradient.apply(
-            *(ctx.name, *tensors, dy, dstate, saved),
+        found = call(
+            *(_ScanGradient, ctx.name, *tensors, dy, dstate, saved),
             *(ctx.dt_softplus, ctx.reverse),
         )
         return (None, *of_present(tensors, found), *(None,) * 5)
@@ -179,6 +183,7 @@ class Scan(torch.autograd.Function):
 class Convolution(torch.autograd.Function):
     """Takes the name, the canonical tensors, and the options."""
 
+    operator = "causal_conv1d"
     generate_vmap_rule = True
 
     @staticmethod
@@ -203,8 +208,9 @@ class Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         tensors = ctx.saved_tensors
-        found = _ConvolutionGradient.apply(
-            ctx.name, *tensors, dy, ctx.activation, ctx.reverse
+        found = call(
+            *(_ConvolutionGradient, ctx.name, *tensors, dy),
+            *(ctx.activation, ctx.reverse),
         )
         return (None, *of_present(tensors, found), None, None, None)
 
@@ -212,6 +218,7 @@ class Convolution(torch.autograd.Function):
 class LinearScan(torch.autograd.Function):
     """Takes the name, the canonical tensors, and `reverse`."""
 
+    operator = "linear_scan"
     generate_vmap_rule = True
 
     @staticmethod
@@ -245,8 +252,8 @@ class LinearScan(torch.autograd.Function):
         tensors = ctx.saved_tensors
         if tensors[1] is None:
             gradients = gradients[0], None, gradients[2], None
-        found = _LinearGradient.apply(
-            ctx.name, *tensors, *gradients, ctx.reverse
+        found = call(
+            *(_LinearGradient, ctx.name, *tensors, *gradients, ctx.reverse)
         )
         return (None, *of_present(tensors[:6], found), None, None, None)
 
@@ -268,6 +275,8 @@ class Once(torch.autograd.Function):
 
 
 class _ScanGradient(Once):
+    operator = "selective_scan_backward"
+
     @staticmethod
     def forward(
         name,
@@ -310,6 +319,8 @@ class _ScanGradient(Once):
 
 
 class _ConvolutionGradient(Once):
+    operator = "causal_conv1d_backward"
+
     @staticmethod
     def forward(
         name,
@@ -329,6 +340,8 @@ class _ConvolutionGradient(Once):
 
 
 class _LinearGradient(Once):
+    operator = "linear_scan_backward"
+
     @staticmethod
     def forward(
         name,
@@ -382,6 +395,7 @@ def register_operator(name, function, arguments, count):
         schema=f"{arguments} -> ({tensors})",
     )
     OPERATORS[name] = getattr(torch.ops.keras_ssm, name).default
+    KERNELS[name] = function
     return operator
 
 

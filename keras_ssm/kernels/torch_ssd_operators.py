@@ -5,6 +5,7 @@ See `keras_ssm/kernels/torch_operators.py`.
 
 import torch
 
+from keras_ssm.kernels.torch_calls import call
 from keras_ssm.kernels.torch_operators import (
     OPERATORS,
     Once,
@@ -51,6 +52,7 @@ def register(name: str, results, forward, backward) -> None:
 class Ssd(torch.autograd.Function):
     """Takes the name, the canonical tensors, the options, and `keep`."""
 
+    operator = "ssd"
     generate_vmap_rule = True
 
     @staticmethod
@@ -89,13 +91,16 @@ class Ssd(torch.autograd.Function):
         *tensors, saved = ctx.saved_tensors
         dy = torch.zeros_like(tensors[0]) if dy is None else dy
         dstate = torch.zeros_like(tensors[7]) if dstate is None else dstate
-        found = _SsdGradient.apply(
-            ctx.name, *tensors, dy, dstate, saved, *ctx.options
+        found = call(
+            *(_SsdGradient, ctx.name, *tensors, dy, dstate, saved),
+            *ctx.options,
         )
         return (None, *of_present(tensors, found), *(None,) * 6)
 
 
 class _SsdGradient(Once):
+    operator = "ssd_backward"
+
     @staticmethod
     def forward(
         name,

@@ -21,6 +21,7 @@ only_on("torch")
 
 import torch  # noqa: E402
 from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
+from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 
 from keras_ssm.kernels.torch import selective_scan  # noqa: E402, F401
 
@@ -225,6 +226,23 @@ def test_autocast_changes_nothing(op, implementation):
         within, expected = solve(function, op, CASE)
     check(within, expected)
     assert_same(within.y, plain.y)
+
+
+@pytest.mark.parametrize(
+    "implementation", implementations("selective_scan", True)
+)
+def test_a_tracer_sees_what_runs(implementation):
+    given, options, _, _ = make("selective_scan", PLAIN)
+
+    def function(given):
+        return call("selective_scan", given, options, implementation)
+
+    traced = make_fx(function)(given)
+    other = {name: v.flip(-1) for name, v in given.items()}
+    y, state = function(other)
+    found = traced(other)
+    assert_same(found[0], y)
+    assert_same(found[1], state)
 
 
 @pytest.mark.parametrize("reverse", (False, True))

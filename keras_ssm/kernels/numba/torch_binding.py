@@ -36,7 +36,6 @@ def readable(v, dtype, strided):
     """
     if v is None:
         return None
-    v = v.detach()
     v = v if v.dtype == torch.bool else v.to(dtype)
     inner = v.stride()[2:]
     if strided and inner in ((1,), (v.shape[-1], 1)):

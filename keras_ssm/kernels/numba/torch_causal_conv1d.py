@@ -2,7 +2,7 @@
 
 import torch
 
-from keras_ssm.kernels import torch_operators
+from keras_ssm.kernels import torch_calls, torch_operators
 from keras_ssm.kernels.numba.conv_loops import sizes
 from keras_ssm.kernels.numba.torch_binding import readable, run, wide
 
@@ -12,8 +12,8 @@ _STRIDED = (0, 5)
 
 def causal_conv1d(*tensors, activation, reverse):
     """The op on canonical tensors; see `keras_ssm.ops.causal_conv1d`."""
-    return torch_operators.Convolution.apply(
-        *("numba", *tensors, activation, reverse)
+    return torch_calls.call(
+        *(torch_operators.Convolution, "numba", *tensors, activation, reverse)
     )
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from keras_ssm.kernels import torch_operators
+from keras_ssm.kernels import torch_calls, torch_operators
 from keras_ssm.kernels.numba.scan_frame import STEPS, parts_of, sizes
 from keras_ssm.kernels.numba.torch_binding import readable, run, wide
 
@@ -13,8 +13,8 @@ _STRIDED = (0, 1, 3, 4, 6, 11)
 def selective_scan(*tensors, dt_softplus, reverse):
     """The op on canonical tensors; see `keras_ssm.ops.selective_scan`."""
     keep = torch.is_grad_enabled()
-    y, state, _ = torch_operators.Scan.apply(
-        *("numba", *tensors, dt_softplus, reverse, keep)
+    y, state, _ = torch_calls.call(
+        *(torch_operators.Scan, "numba", *tensors, dt_softplus, reverse, keep)
     )
     return y, state
 

@@ -3,7 +3,7 @@
 import torch
 import triton
 
-from keras_ssm.kernels import torch_operators
+from keras_ssm.kernels import torch_calls, torch_operators
 from keras_ssm.kernels.triton import launch
 from keras_ssm.kernels.triton.conv_kernels import (
     backward_kernel,
@@ -78,6 +78,6 @@ torch_operators.register_convolution("triton", _forward, _backward)
 
 def causal_conv1d(*tensors, activation, reverse):
     """The op on canonical tensors; see `keras_ssm.ops.causal_conv1d`."""
-    return torch_operators.Convolution.apply(
-        *("triton", *tensors, activation, reverse)
+    return torch_calls.call(
+        *(torch_operators.Convolution, "triton", *tensors, activation, reverse)
     )

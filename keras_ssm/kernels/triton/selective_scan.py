@@ -10,7 +10,7 @@ import functools
 import torch
 import triton
 
-from keras_ssm.kernels import torch_operators
+from keras_ssm.kernels import torch_calls, torch_operators
 from keras_ssm.kernels.triton import scan_blocks
 from keras_ssm.kernels.triton.launch import (
     contiguous,
@@ -113,8 +113,8 @@ torch_operators.register_scan("triton", _results, _forward, _backward)
 def selective_scan(*tensors, dt_softplus, reverse):
     """The op on canonical tensors; see `keras_ssm.ops.selective_scan`."""
     keep = torch.is_grad_enabled()
-    y, state, _ = torch_operators.Scan.apply(
-        *("triton", *tensors, dt_softplus, reverse, keep)
+    y, state, _ = torch_calls.call(
+        *(torch_operators.Scan, "triton", *tensors, dt_softplus, reverse, keep)
     )
     return y, state
 
@@ -136,14 +136,14 @@ class Plan:
         choice = functools.partial(blocks, d // g, n, warp)
         count = processors(x.device)
         sizes = choice()
-        programs = b * g * triton.cdiv(d // g, sizes.channels)
+        programs = b * g * -(-d // (g * sizes.channels))
         of_chunk = scan_blocks.chunk_steps(l, programs, count)
         if of_chunk == l:
             sizes = choice(b * g, scan_blocks.ENOUGH * count)
         self.steps, self.registers = sizes.steps, sizes.registers
-        self.blocks = triton.cdiv(d // g, sizes.channels)
+        self.blocks = -(-d // (g * sizes.channels))
         programs = b * g * self.blocks
-        self.chunks = triton.cdiv(l, of_chunk)
+        self.chunks = -(-l // of_chunk)
         self.programs = programs * self.chunks
         self.sizes = b, l, d, g, of_chunk
         self.constants = dict(

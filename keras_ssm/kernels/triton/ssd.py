@@ -8,7 +8,7 @@ kernels.
 import torch
 import triton
 
-from keras_ssm.kernels import torch_ssd_operators
+from keras_ssm.kernels import torch_calls, torch_ssd_operators
 from keras_ssm.kernels.triton import ssd_tiles
 from keras_ssm.kernels.triton.launch import (
     contiguous,
@@ -109,8 +109,9 @@ torch_ssd_operators.register("triton", _results, _forward, _backward)
 def ssd(*tensors, dt_softplus, reverse, chunk_size):
     """The op on canonical tensors; see `keras_ssm.ops.ssd`."""
     keep = torch.is_grad_enabled()
-    y, state, _ = torch_ssd_operators.Ssd.apply(
-        *("triton", *tensors, dt_softplus, reverse, chunk_size, keep)
+    y, state, _ = torch_calls.call(
+        *(torch_ssd_operators.Ssd, "triton", *tensors),
+        *(dt_softplus, reverse, chunk_size, keep),
     )
     return y, state
 
