@@ -31,21 +31,21 @@ def check_shapes(op: str, **specs) -> dict[str, int | None]:
     for name, (tensor, spec) in specs.items():
         if tensor is None:
             continue
-        axes, shape = spec.split(), tuple(tensor.shape)
-        sizes.update({axis: int(axis) for axis in axes if axis.isdigit()})
-        if len(axes) != len(shape) or any(
-            _differ(sizes.get(axis), size)
-            for axis, size in zip(axes, shape, strict=True)
-        ):
-            raise ValueError(_message(op, name, axes, shape, sizes))
-        for axis, size in zip(axes, shape, strict=True):
-            if sizes.get(axis) is None:
-                sizes[axis] = size if isinstance(size, int) else None
+        axes, shape = spec.split(), tensor.shape
+        fits, found = len(axes) == len(shape), {}
+        # A loop and no more: every eager call waits for it.
+        for axis, size in zip(axes, shape, strict=False):
+            known = int(axis) if axis.isdigit() else sizes.get(axis)
+            if not isinstance(size, int):
+                found[axis] = known
+            elif known is None:
+                found[axis] = size
+            elif known != size:
+                fits = False
+        if not fits:
+            raise ValueError(_message(op, name, axes, tuple(shape), sizes))
+        sizes.update(found)
     return sizes
-
-
-def _differ(known, size):
-    return isinstance(known, int) and isinstance(size, int) and known != size
 
 
 def _message(op, name, axes, shape, sizes):
@@ -67,8 +67,9 @@ def check_floating(op: str, **tensors) -> None:
     Raises:
         TypeError: If a tensor holds integers, booleans or complex numbers.
     """
+    found = []
     for name, tensor in tensors.items():
-        if tensor is None:
+        if tensor is None or tensor.dtype in found:
             continue
         dtype = keras.backend.standardize_dtype(tensor.dtype)
         if not dtype.startswith(("float", "bfloat")):
@@ -77,6 +78,7 @@ def check_floating(op: str, **tensors) -> None:
                 f"for example with `keras.ops.cast({name}, 'float32')`. "
                 f"Received: {name}.dtype={dtype}."
             )
+        found.append(tensor.dtype)
 
 
 def check_mask(op: str, mask) -> None:

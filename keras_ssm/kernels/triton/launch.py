@@ -46,14 +46,14 @@ def readable(v, together: int = 1):
     for axis in range(-1, -1 - together, -1):
         near = near and (v.stride(axis) == size or v.shape[axis] == 1)
         size *= v.shape[axis]
-    return v.detach() if near else v.detach().contiguous()
+    return v if near else v.contiguous()
 
 
 def contiguous(v):
     """A tensor that lies together, booleans as bytes."""
     if v is None:
         return None
-    v = v.detach().contiguous()
+    v = v.contiguous()
     return v.view(torch.uint8) if v.dtype == torch.bool else v
 
 
@@ -125,7 +125,7 @@ def run(
     if registers is not None and limits_registers(device):
         constants["maxnreg"] = registers
     place = contextlib.nullcontext()
-    if device.type == "cuda":
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
         place = torch.cuda.device(device)
     with place:
         kernel[(programs,)](

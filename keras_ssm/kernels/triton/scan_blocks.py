@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import triton
-
 # Steps from one saved state to the next. With 16 states that is a byte for
 # each element of x.
 EVERY = 64
@@ -30,7 +28,7 @@ class Blocks:
 
     def constants(self, n: int, lanes: int) -> dict:
         """Compile-time arguments of the kernels."""
-        N = triton.next_power_of_2(n)
+        N = _power_of_2(n)
         rows = lanes // self.channels
         per_tile = min(rows, self.steps)
         return dict(
@@ -59,7 +57,7 @@ def forward_blocks(
     wide = Blocks(_channels(width, n, lanes, 8), 2, 128)
     if not fill:
         return dataclasses.replace(wide, steps=4, registers=168)
-    if pairs * triton.cdiv(width, wide.channels) >= fill:
+    if pairs * -(-width // wide.channels) >= fill:
         return wide
     narrow = _channels(width, n, lanes, 4)
     # Half as many steps where a lane has more than four states.
@@ -79,9 +77,14 @@ def backward_blocks(
 
 def _channels(width, n, lanes, states):
     """As many as give a lane so many states, and not more than there are."""
-    N = triton.next_power_of_2(n)
-    most = min(lanes, states * lanes // N, triton.next_power_of_2(width))
+    N = _power_of_2(n)
+    most = min(lanes, states * lanes // N, _power_of_2(width))
     return max(most, lanes // N, 1)
+
+
+def _power_of_2(size):
+    """The next one. Triton's own takes as long as a few checks of shapes."""
+    return 1 << (size - 1).bit_length()
 
 
 def chunk_steps(length: int, programs: int, processors: int) -> int:
@@ -93,4 +96,4 @@ def chunk_steps(length: int, programs: int, processors: int) -> int:
     chunks = min(SPLIT * processors // programs, most)
     if programs > 2 * processors or chunks < 4:
         return length
-    return triton.cdiv(triton.cdiv(length, chunks), EVERY) * EVERY
+    return -(-length // (chunks * EVERY)) * EVERY
