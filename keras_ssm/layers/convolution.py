@@ -5,6 +5,7 @@ import math
 from keras import initializers
 
 from keras_ssm.layers.dense import fan_in_uniform
+from keras_ssm.ops import causal_conv1d
 
 
 def build_convolution(layer, channels):
@@ -29,3 +30,18 @@ def build_convolution(layer, channels):
             autocast=False,
             name="conv_bias",
         )
+
+
+def convolve(layer, x, state, mask, reverse, activation=None):
+    """The convolution of a layer, and the state behind it.
+
+    Nobody asks for that if there was none before: then it is `None`.
+    """
+    arguments = dict(activation=activation, mask=mask, reverse=reverse)
+    arguments["initial_state"] = state
+    if state is None:
+        y = causal_conv1d(x, layer.conv_kernel, layer.conv_bias, **arguments)
+        return y, None
+    return causal_conv1d(
+        x, layer.conv_kernel, layer.conv_bias, return_state=True, **arguments
+    )

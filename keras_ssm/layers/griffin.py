@@ -4,10 +4,11 @@ import keras
 from keras import initializers, ops, regularizers
 
 from keras_ssm.layers.arguments import check_positive
+from keras_ssm.layers.convolution import convolve
 from keras_ssm.layers.dense import build_dense, project
 from keras_ssm.layers.rg_lru import RGLRU, check_heads
 from keras_ssm.layers.sequence_layer import SequenceLayer
-from keras_ssm.ops import causal_conv1d, causal_conv1d_step
+from keras_ssm.ops import causal_conv1d_step
 
 
 @keras.saving.register_keras_serializable(package="keras_ssm")
@@ -135,15 +136,7 @@ class Griffin(SequenceLayer):
     def mix(self, x, states, mask, reverse, training):
         conv_state, *lru_states = states or (None,)
         x, z = self._inputs(x)  # (b, l, d) each
-        x, conv_state = causal_conv1d(
-            x,
-            self.conv_kernel,
-            self.conv_bias,
-            initial_state=conv_state,
-            mask=mask,
-            reverse=reverse,
-            return_state=True,
-        )
+        x, conv_state = convolve(self, x, conv_state, mask, reverse)
         y, lru_states = self.rg_lru.mix(
             x, lru_states or None, mask, reverse, training
         )

@@ -6,7 +6,7 @@ import keras
 from keras import initializers, ops, regularizers
 
 from keras_ssm.layers.arguments import check_positive
-from keras_ssm.layers.convolution import build_convolution
+from keras_ssm.layers.convolution import build_convolution, convolve
 from keras_ssm.layers.dense import (
     FloatDense,
     build_dense,
@@ -17,7 +17,6 @@ from keras_ssm.layers.dense import (
 from keras_ssm.layers.initializers import LogUniformDt, S4DReal
 from keras_ssm.layers.sequence_layer import SequenceLayer
 from keras_ssm.ops import (
-    causal_conv1d,
     causal_conv1d_step,
     selective_scan,
     selective_scan_step,
@@ -219,16 +218,7 @@ class Mamba(SequenceLayer):
     def mix(self, x, states, mask, reverse, training):
         conv_state, ssm_state = states or (None, None)
         x, z = self._inputs(x)  # (b, l, d) each
-        x, conv_state = causal_conv1d(
-            x,
-            self.conv_kernel,
-            self.conv_bias,
-            activation="silu",
-            initial_state=conv_state,
-            mask=mask,
-            reverse=reverse,
-            return_state=True,
-        )
+        x, conv_state = convolve(self, x, conv_state, mask, reverse, "silu")
         y, ssm_state = selective_scan(
             *self._scan_inputs(x),
             z,

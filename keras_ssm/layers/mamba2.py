@@ -6,11 +6,11 @@ import keras
 from keras import initializers, ops, regularizers
 
 from keras_ssm.layers.arguments import check_positive
-from keras_ssm.layers.convolution import build_convolution
+from keras_ssm.layers.convolution import build_convolution, convolve
 from keras_ssm.layers.dense import build_dense, fan_in_uniform, project, split
 from keras_ssm.layers.initializers import LogUniformDt, UniformDecay
 from keras_ssm.layers.sequence_layer import SequenceLayer
-from keras_ssm.ops import causal_conv1d, causal_conv1d_step, ssd, ssd_step
+from keras_ssm.ops import causal_conv1d_step, ssd, ssd_step
 
 HEAD_DIM = 64
 
@@ -172,16 +172,7 @@ class Mamba2(SequenceLayer):
     def mix(self, x, states, mask, reverse, training):
         conv_state, ssm_state = states or (None, None)
         z, xBC, dt = self._inputs(x)
-        xBC, conv_state = causal_conv1d(
-            xBC,
-            self.conv_kernel,
-            self.conv_bias,
-            activation="silu",
-            initial_state=conv_state,
-            mask=mask,
-            reverse=reverse,
-            return_state=True,
-        )
+        xBC, conv_state = convolve(self, xBC, conv_state, mask, reverse, "silu")
         y, ssm_state = ssd(
             *self._ssd_inputs(xBC, dt),
             dt_bias=self.dt_bias,

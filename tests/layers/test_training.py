@@ -37,6 +37,7 @@ from keras_ssm.layers import (
     S4DBlock,
     S5Block,
 )
+from keras_ssm.layers.dense import project
 
 pytestmark = needs_gradients
 
@@ -157,6 +158,38 @@ def make_with_projections(layer_class):
 def projections(layer):
     mixer = getattr(layer, "mixer", layer)
     return [getattr(mixer, name) for name in PROJECTIONS[type(mixer)]]
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="others call their layers")
+@pytest.mark.parametrize(
+    ("policy", "rank"), [("float32", 2), ("mixed_bfloat16", None)]
+)
+def test_a_projection_without_a_call_is_the_same(policy, rank):
+    layer = make(Mamba, use_bias=True, dtype=policy)
+    dense = layer.in_proj
+    dense.bias.assign(keras.random.normal(dense.bias.shape, seed=1))
+    if rank is not None:
+        dense.enable_lora(rank, b_initializer="he_uniform")
+    x = keras.ops.cast(sequences(), dense.compute_dtype)
+    np.testing.assert_array_equal(
+        *(
+            as_array(keras.ops.cast(y, "float32"))
+            for y in (project(dense, x), dense(x))
+        )
+    )
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="others call their layers")
+def test_who_watches_a_projection_sees_it():
+    layer, seen = make(Mamba), []
+    hook = layer.in_proj.register_forward_hook(lambda *_: seen.append("hook"))
+    layer(sequences())
+    hook.remove()
+    call = layer.in_proj.call
+    # As calibrations of Keras' quantizers do.
+    layer.in_proj.call = lambda x, **kwargs: seen.append("call") or call(x)
+    layer(sequences())
+    assert seen == ["hook", "call"]
 
 
 @each_layer_with_projections
