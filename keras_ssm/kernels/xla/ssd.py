@@ -20,6 +20,8 @@ from keras_ssm.kernels.xla.selective_scan import (
     write,
 )
 
+BLOCK = 4  # chunks
+
 
 def unsupported(*tensors, **options):
     """Nothing: it runs wherever TensorFlow does."""
@@ -47,19 +49,52 @@ def recurrence(x, dt, A, B, C, h, resets, reverse, chunk_size):
 
 
 def _forward(reverse, chunk_size, x, dt, A, B, C, h, resets):
-    chunks = _Chunks(x, chunk_size)
-    inputs = chunks.split(x, dt, B, C, resets)
+    k = _at_once(x.shape[1], chunk_size)
+    blocks = _Chunks(x, chunk_size, k)
+    inputs = blocks.split(x, dt, B, C, resets)
+    order = range(k)[::-1] if reverse else range(k)
 
     def step(c, h, y, starts):
-        chunk = Chunk(*read(inputs, c), A, reverse)
-        y, starts = write((y, starts), c, (chunk.outputs(h), h))
-        return chunk.decay() * h + chunk.update(), y, starts
+        chunk = Chunk(*(_as_rows(v, k) for v in read(inputs, c)), A, reverse)
+        decays = _of_each(chunk.decay(), k)
+        updates = _of_each(chunk.update(), k)
+        before = [None] * k
+        for i in order:
+            before[i], starts = h, starts.write(c * k + i, h)
+            h = decays[i] * h + updates[i]
+        outputs = chunk.outputs(_as_rows(tf.concat(before, 1), k))
+        return h, y.write(c, blocks.as_one(outputs)), starts
 
     start = split_heads(h, B.shape[2])
-    carry = (start, chunks.buffer(x), buffer(chunks.count, start))
-    end, y, starts = loop(step, carry, 0, chunks.count, reverse)
-    outputs = chunks.join(y), join_heads(end)
+    carry = (start, blocks.buffer(x), buffer(blocks.count * k, start))
+    end, y, starts = loop(step, carry, 0, blocks.count, reverse)
+    outputs = blocks.join(y), join_heads(end)
     return outputs, (x, dt, A, B, C, resets, starts.stack())
+
+
+def _at_once(length, q):
+    """How many chunks the forward pass computes at once, at most `BLOCK`.
+
+    Few steps of a loop are faster. Blocks are about equally long, so that
+    padding is short.
+    """
+    if length is None:
+        return 1
+    chunks = -(-length // q)
+    blocks = -(-chunks // BLOCK)
+    return -(-chunks // blocks)
+
+
+def _as_rows(v, k):
+    """(b, k * m, ...) -> (b * k, m, ...)."""
+    if v is None:
+        return None
+    return tf.reshape(v, (-1, v.shape[1] // k, *v.shape[2:]))
+
+
+def _of_each(v, k):
+    """(b * k, ...) -> k of (b, ...)."""
+    return tf.unstack(tf.reshape(v, (-1, k, *v.shape[1:])), axis=1)
 
 
 def _backward(reverse, chunk_size, residuals, dy, dh):
@@ -88,12 +123,13 @@ class _Chunks:
     Args:
         x: `(b, l, h, p)`; both sizes may be unknown.
         q: Steps of a chunk.
+        k: How many of them are one here.
     """
 
-    def __init__(self, x, q):
+    def __init__(self, x, q, k=1):
         self._batch, length = ops.shape(x)[:2]
         self._length = length
-        self._q = min(q, length) if isinstance(length, int) else q
+        self._q = k * (min(q, length) if isinstance(length, int) else q)
         self.count = (length + self._q - 1) // self._q
 
     def split(self, *inputs):
@@ -108,6 +144,10 @@ class _Chunks:
         v = tf.pad(v, [(0, 0), (0, missing)] + [(0, 0)] * (v.shape.rank - 2))
         v = tf.reshape(v, (self._batch, self.count, self._q, *v.shape[2:]))
         return tf.transpose(v, (1, 0, *range(2, v.shape.rank)))
+
+    def as_one(self, rows):
+        """Rows of shorter chunks -> (b, q, ...)."""
+        return tf.reshape(rows, (-1, self._q, *rows.shape[2:]))
 
     def buffer(self, like):
         """An unwritten series of (b, q, ...), for (b, l, ...)."""
