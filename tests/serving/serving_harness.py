@@ -99,31 +99,36 @@ def forecaster():
     )
 
 
-def hybrid_backbone():
-    """Every mixer of a pattern, with and without experts."""
+MIXERS = {
+    "mamba": {"state_dim": 4},
+    "mamba2": {"state_dim": 4, "head_dim": 4},
+    "griffin": {},
+    "attention": {"heads": 2, "window": 4},
+}
+
+
+def hybrid_backbone(pattern):
+    """These mixers, every other one with experts behind it."""
     return models.HybridBackbone(
         TOKENS,
         8,
-        ["mamba", "mamba2", "griffin", "attention"],
-        mixers={
-            "mamba": {"state_dim": 4},
-            "mamba2": {"state_dim": 4, "head_dim": 4},
-            "attention": {"heads": 2, "window": 4},
-        },
+        pattern,
+        mixers={name: MIXERS[name] for name in pattern},
         feed_forward={"units": 8},
         moe={"experts": 3, "units": 4},
         moe_every=2,
     )
 
 
-def causal_lm():
-    """A language model of all mixers."""
-    return randomized(models.CausalLM(hybrid_backbone(), logit_soft_cap=4.0))
+def causal_lm(pattern=tuple(MIXERS)):
+    """A language model, of all mixers by default."""
+    backbone = hybrid_backbone(list(pattern))
+    return randomized(models.CausalLM(backbone, logit_soft_cap=4.0))
 
 
-def text_classifier():
-    """A classifier of all mixers."""
-    return randomized(models.TextClassifier(hybrid_backbone(), 2))
+def text_classifier(pattern=tuple(MIXERS)):
+    """A classifier, of all mixers by default."""
+    return randomized(models.TextClassifier(hybrid_backbone(list(pattern)), 2))
 
 
 def randomized(model):

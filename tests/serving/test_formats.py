@@ -1,5 +1,6 @@
 """ONNX, LiteRT and OpenVINO: right, or refused with a sentence."""
 
+import functools
 import importlib.util
 import pathlib
 import re
@@ -11,6 +12,7 @@ from harness import BACKEND
 from serving_harness import (
     TOKENS,
     assert_equal_outputs,
+    causal_lm,
     classifier,
     padded_tokens,
     randomized,
@@ -38,12 +40,38 @@ GUIDE = pathlib.Path(__file__).parents[2] / "docs" / "export.md"
 SUFFIXES = {"onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
 BLOCKS = {
     "Mamba": lambda: layers.MambaBlock(state_dim=4),
+    "Mamba2": lambda: layers.Mamba2Block(state_dim=4, head_dim=4),
     "S4D": lambda: layers.S4DBlock(state_dim=4),
     "S4": lambda: layers.S4Block(state_dim=4),
     "S5": lambda: layers.S5Block(state_dim=4, blocks=2),
     "LRU": lambda: layers.LRUBlock(state_dim=4),
     "RGLRU": lambda: layers.RGLRUBlock(),
     "Griffin": lambda: layers.GriffinBlock(),
+    "Attention": lambda: layers.HybridBlock(
+        layers.Attention(2, window=4, rotary_base=100.0), layers.GatedMLP(8)
+    ),
+}
+
+
+def tagger(make_block):
+    """A model around a block."""
+    return randomized(
+        keras.Sequential(
+            [
+                keras.Input((None,), dtype="int32"),
+                keras.layers.Embedding(TOKENS, 8, mask_zero=True),
+                make_block(),
+                keras.layers.LayerNormalization(epsilon=1e-5),
+                keras.layers.Dense(3),
+            ]
+        )
+    )
+
+
+# The columns of the guide's table.
+MAKE = {
+    **{name: functools.partial(tagger, make) for name, make in BLOCKS.items()},
+    "CausalLM": lambda: causal_lm(["mamba", "attention"]),
 }
 # The process that writes is the same for all backends.
 ELSEWHERE = () if BACKEND == "tensorflow" else pytest.mark.slow
@@ -128,27 +156,13 @@ def table():
     return [
         (format, endpoint, layer, cell.strip())
         for format, endpoint, cells in rows
-        for layer, cell in zip(BLOCKS, cells.split("|"), strict=True)
+        for layer, cell in zip(MAKE, cells.split("|"), strict=True)
     ]
-
-
-def model_of(layer):
-    return randomized(
-        keras.Sequential(
-            [
-                keras.Input((None,), dtype="int32"),
-                keras.layers.Embedding(TOKENS, 8, mask_zero=True),
-                BLOCKS[layer](),
-                keras.layers.LayerNormalization(epsilon=1e-5),
-                keras.layers.Dense(3),
-            ]
-        )
-    )
 
 
 def test_the_table_of_the_guide_has_every_cell():
     cells = {cell[:3] for cell in table()}
-    assert len(cells) == len(FORMATS) * 3 * len(BLOCKS) == len(table())
+    assert len(cells) == len(FORMATS) * 3 * len(MAKE) == len(table())
     assert {cell[3] for cell in table()} == {"yes", "refused"}
 
 
@@ -161,21 +175,16 @@ def test_what_the_table_refuses_is_refused_at_once(
     format, endpoint, layer, tmp_path
 ):
     path = tmp_path / f"model{SUFFIXES[format]}"
-    block = type(BLOCKS[layer]()).__name__
+    block = type(BLOCKS.get(layer, BLOCKS["Attention"])()).__name__
     with pytest.raises(NotImplementedError) as raised:
-        keras_ssm.export(
-            model_of(layer), path, format=format, endpoints=endpoint
-        )
+        keras_ssm.export(MAKE[layer](), path, format=format, endpoints=endpoint)
     assert f"The {block} '" in str(raised.value)
     assert 'Use the format "tf_saved_model"' in str(raised.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_mixer_in_a_block_is_refused_as_the_block(tmp_path):
-    mixer = layers.S4(state_dim=4)
-    model = keras.Sequential(
-        [keras.Input((None, 6)), layers.HybridBlock(mixer)]
-    )
+    model = tagger(lambda: layers.HybridBlock(layers.S4(state_dim=4)))
     for format, endpoint in [("onnx", "serve"), ("openvino", "step")]:
         path = tmp_path / f"model{SUFFIXES[format]}"
         with pytest.raises(NotImplementedError, match="The HybridBlock 'hy"):
@@ -191,7 +200,7 @@ def test_what_the_table_has_is_written_and_equals_the_model(
     format, endpoint, layer, tmp_path
 ):
     path = tmp_path / f"model{SUFFIXES.get(format, '')}"
-    keras_ssm.export(model_of(layer), path, format=format, endpoints=endpoint)
+    keras_ssm.export(MAKE[layer](), path, format=format, endpoints=endpoint)
     assert path.exists()
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_ssm.layers import Attention
 from keras_ssm.serving.formats import packages, single
 
 IMPLEMENTATION = "portable"
@@ -12,6 +13,11 @@ OPSET = 17
 def check(path, endpoints, layers):
     """Raises unless such a file can be written here."""
     single.check(FORMAT, ".onnx", path, endpoints, layers)
+    for layer in layers:
+        attention = isinstance(single.mixer_of(layer), Attention)
+        if attention and endpoints != ("step",):
+            reason = "tf2onnx gives blocks of its sequences wrong shapes"
+            raise single.refusal(layer, FORMAT, reason)
     packages.check(FORMAT, "tf2onnx", "onnx", "onnxruntime")
 
 
