@@ -150,7 +150,7 @@ def mamba3_scan(
     *inputs, mask, segment_ids = given
     steps = _Steps(*inputs, mask, segment_ids, accumulation_dtype(x))
     y, h = steps.scan(state, chunk_size, implementation)
-    y = _left(y, steps.x, D, mask, x.dtype)
+    y = _left(y, steps.x, D, x.dtype)
     y = ops.flip(y, axis=1) if reverse else y
     return (
         (y, (steps.turned_back(h), *steps.last(state))) if return_state else y
@@ -160,26 +160,21 @@ def mamba3_scan(
 class _Steps:
     """The steps of a sequence, in the order of time.
 
-    Args:
-        x, dt, A, B, C, lam, theta, mask: As `mamba3_scan` takes them.
-        segment_ids: Likewise.
-        dtype: That of the state.
+    Its arguments are those of `mamba3_scan`, and the dtype of the state.
     """
 
     def __init__(self, x, dt, A, B, C, lam, theta, mask, segment_ids, dtype):
         given = (x, dt, A, B, C, lam, theta)
         x, dt, A, B, C, lam, theta = _entered(given, mask, dtype)
         self.x, self._B, self._C, self._mask = x, B, C, mask
-        angle = sum_angles(dt[..., None] * theta[:, :, None])
-        angle = angle[:, :, None]  # (b, l, 1, h, a), the same for all ranks
+        angle = sum_angles(_angles(dt, theta))
+        angle = ops.expand_dims(angle, 2)  # (b, l, 1, h, a), of all ranks
         self._cos, self._sin = dispatch.cos(angle), dispatch.sin(angle)
-        self._decay, past = -dt * A, (1 - lam) * dt
+        self._decay, self._present = -dt * A, lam * dt
         if segment_ids is not None:
-            resets = find_resets(segment_ids, mask)[..., None]
+            resets = ops.expand_dims(find_resets(segment_ids, mask), -1)
             self._decay = ops.where(resets, FORGET, self._decay)
-            past = ops.where(resets, 0, past)
-        self._present = lam * dt
-        self._later, self._first = next_steps(past, mask)
+        self._later, self._first = next_steps((1 - lam) * dt, mask)
 
     def scan(self, state, chunk_size, implementation):
         """`y` without a skip, and the state behind the last step, turned."""
@@ -189,16 +184,16 @@ class _Steps:
             return ops.reshape(v, (b, l * r, *v.shape[3:]))
 
         h, x, B = state
-        h = h + self._first[..., None, None] * _outer(x, B)
+        h = h + ops.expand_dims(self._first, (2, 3)) * _outer(x, B)
         # Of a step, the first rank brings all of the decay.
         decay = ops.where(self._decay > NO_DECAY, self._decay, NO_DECAY)
         further = ops.reshape(ops.arange(r) > 0, (r, 1))
-        decay = ops.where(further, NO_DECAY, decay[:, :, None])
+        decay = ops.where(further, NO_DECAY, ops.expand_dims(decay, 2))
         # An input gets both of its weights at once; `ssd` multiplies it with
         # what it is divided by.
-        weight = (self._present + self._later)[:, :, None] / decay
+        weight = ops.expand_dims(self._present + self._later, 2) / decay
         y, h = ssd(
-            flat(self.x * weight[..., None]),
+            flat(self.x * ops.expand_dims(weight, -1)),
             flat(decay),
             ops.full((decay.shape[-1],), -1.0, h.dtype),
             flat(turn_pairs(self._B, self._cos, self._sin)),
@@ -218,18 +213,20 @@ class _Steps:
         """
         r = self.x.shape[2]
         rank = ops.reshape(ops.arange(r), (r, 1))
+        present, later = (
+            ops.expand_dims(v, 2) for v in (self._present, self._later)
+        )
         for i in range(r):
             x, B = self.x[:, :, i : i + 1], self._B[:, :, i : i + 1]
-            weight = ops.where(
-                rank >= i, -self._later[:, :, None], self._present[:, :, None]
-            )
+            weight = ops.where(rank >= i, -later, present)
             weight = weight * ops.sum(self._C * B, axis=-1)  # (b, l, r, h)
-            y = y + weight[..., None] * x
+            y = y + ops.expand_dims(weight, -1) * x
         return y
 
     def turned_back(self, h):
         """The state of `ssd` behind the last step, as that of the op."""
-        cos, sin = (v[:, -1, 0, :, None] for v in (self._cos, self._sin))
+        ends = (v[:, -1, 0] for v in (self._cos, self._sin))
+        cos, sin = (ops.expand_dims(v, 2) for v in ends)
         return turn_pairs(h, cos, -sin)
 
     def last(self, state):
@@ -297,10 +294,11 @@ def mamba3_scan_step(x, dt, A, B, C, D=None, *, lam, theta, state, mask=None):
     given = (x, dt, A, B, C, lam, theta)
     of_x = x.dtype
     x, dt, A, B, C, lam, theta = _entered(given, mask, dtype)
-    angle = (dt[..., None] * theta[:, None])[:, :, None]  # (b, h, 1, a)
+    angle = ops.expand_dims(_angles(dt, theta), 2)  # (b, h, 1, a)
     h, *previous = before
     present, past, decay = (
-        v[..., None, None] for v in (lam * dt, (1 - lam) * dt, ops.exp(dt * A))
+        ops.expand_dims(v, (2, 3))
+        for v in (lam * dt, (1 - lam) * dt, ops.exp(dt * A))
     )
     h = h + past * _outer(*previous)
     h = turn_pairs(h, dispatch.cos(angle), -dispatch.sin(angle))
@@ -312,7 +310,7 @@ def mamba3_scan_step(x, dt, A, B, C, D=None, *, lam, theta, state, mask=None):
             ops.where(_spread(mask, v), v, kept)
             for v, kept in zip(after, before, strict=True)
         )
-    return _left(y, x, D, mask, of_x), after
+    return _left(y, x, D, of_x), after
 
 
 def _entered(tensors, mask, dtype):
@@ -323,11 +321,10 @@ def _entered(tensors, mask, dtype):
     return tuple(ops.where(_spread(mask, v), v, 0) for v in tensors)
 
 
-def _left(y, x, D, mask, dtype):
-    """`y` with its skip, 0 where masked, in the dtype of the input."""
+def _left(y, x, D, dtype):
+    """`y` with its skip in the dtype of the input; 0 where x and C are."""
     if D is not None:
-        y = y + cast(D, x.dtype)[:, None] * x
-    y = y if mask is None else ops.where(_spread(mask, y), y, 0)
+        y = y + ops.expand_dims(cast(D, x.dtype), -1) * x
     return cast(y, dtype)
 
 
@@ -338,7 +335,12 @@ def _spread(mask, v):
 
 def _outer(x, B):
     """`sum_r x[r] B[r]'` of a step, `(b, h, p, n)`."""
-    return ops.sum(x[..., None] * ops.expand_dims(B, 3), axis=1)
+    return ops.sum(ops.expand_dims(x, -1) * ops.expand_dims(B, 3), axis=1)
+
+
+def _angles(dt, theta):
+    """How far each head turns in a step, `(..., h, a)`."""
+    return ops.expand_dims(dt, -1) * ops.expand_dims(theta, -2)
 
 
 def _initial_state(x, B, state):

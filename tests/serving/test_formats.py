@@ -41,6 +41,7 @@ SUFFIXES = {"onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
 BLOCKS = {
     "Mamba": lambda: layers.MambaBlock(state_dim=4),
     "Mamba2": lambda: layers.Mamba2Block(state_dim=4, head_dim=4),
+    "Mamba3": lambda: layers.Mamba3Block(state_dim=4, head_dim=4, rank=2),
     "S4D": lambda: layers.S4DBlock(state_dim=4),
     "S4": lambda: layers.S4Block(state_dim=4),
     "S5": lambda: layers.S5Block(state_dim=4, blocks=2),
