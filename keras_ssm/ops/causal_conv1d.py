@@ -130,8 +130,10 @@ def _last_inputs(x, state, packing, resets, reverse):
     taps = state.shape[1]
     if taps == 0:
         return state
-    if packing is None and resets is None:
-        # Of a long sequence, only its end is copied.
+    # Of a long sequence, only its end is copied; but the end of one with a
+    # symbolic length would keep a tracer from lengths below `taps`.
+    concrete = x.shape[1] is None or isinstance(x.shape[1], int)
+    if packing is None and resets is None and concrete:
         x = x[:, :taps] if reverse else x[:, -taps:]
     if reverse:
         x = ops.flip(x, axis=1)
