@@ -6,7 +6,8 @@
 written as a SavedModel, plain and with `jit_compile=True`. TensorFlow alone
 serves it, beside the live model: a whole batch against `model.predict` on the
 TensorFlow backend, and one token of a stream against the step of every
-backend. Processes take turns; times are the fastest of all rounds.
+backend. The step is also a file for onnxruntime and one for LiteRT. Processes
+take turns; times are the fastest of all rounds.
 
 `int8`: the classifier learns from film reviews, then counts what it gets right
 of others, before and after `model.quantize("int8")`.
@@ -31,6 +32,7 @@ RECORD = pathlib.Path(__file__).parent / "results" / "serving.json"
 BACKENDS = ("jax", "tensorflow", "torch")
 BATCH, LENGTH, WIDTH = 8, 512, 64
 SAMPLES, CALLS = 25, 40
+FILES = {"onnx": ".onnx", "litert": ".tflite"}
 INT8 = {"reviews": 4000, "tests": 4000, "length": 256, "epochs": 3}
 
 
@@ -53,6 +55,7 @@ def speed(folder, options) -> dict:
         for what, backend in [
             *(("live", backend) for backend in BACKENDS),
             ("served", "tensorflow"),
+            ("files", "tensorflow"),
         ]:
             for name, seconds in call(what, folder, backend).items():
                 before = found["times"].get(name, seconds)
@@ -64,8 +67,9 @@ def speed(folder, options) -> dict:
         found[f"{way}: batch / predict"] = round(
             times[f"served batch, {way}"] / times["predict, tensorflow"], 2
         )
-        found[f"{way}: step / best live step"] = round(
-            times[f"served step, {way}"] / min(steps), 2
+    for name in ("plain", "compiled", *FILES):
+        found[f"{name}: step / best live step"] = round(
+            times[f"served step, {name}"] / min(steps), 2
         )
     return found
 
@@ -117,6 +121,9 @@ def write(folder):
             endpoints=("serve", "init", "step"),
             jit_compile=jit_compile,
         )
+    for format, suffix in FILES.items():
+        path = folder / f"step{suffix}"
+        keras_ssm.export(model, path, format=format, endpoints="step")
     return {}
 
 
@@ -168,6 +175,38 @@ def served(folder):
 
         found[f"served step, {way}"] = fastest(step)
         found[f"served batch, {way}"] = fastest(whole, 1)
+    return found
+
+
+def files(folder):
+    """The steps in files, by the interpreters of their formats."""
+    import onnxruntime
+    from ai_edge_litert.interpreter import Interpreter
+
+    session = onnxruntime.InferenceSession(
+        str(folder / "step.onnx"), providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    runner = Interpreter(str(folder / "step.tflite")).get_signature_runner()
+
+    def run_onnx(**inputs):
+        return dict(zip(names, session.run(None, inputs), strict=True))
+
+    found = {}
+    for format, run in (("onnx", run_onnx), ("litert", runner)):
+        inputs = {
+            v.name: np.zeros([1, *v.shape[1:]], "float32")
+            for v in session.get_inputs()
+        }
+        inputs["bytes"] = np.array([65], "int32")
+
+        def step(run=run, inputs=inputs):
+            after = run(**inputs)
+            after.pop("outputs")
+            for name, value in after.items():
+                inputs[name.removeprefix("next_")] = value
+
+        found[f"served step, {format}"] = fastest(step)
     return found
 
 
@@ -253,7 +292,13 @@ def parse() -> argparse.Namespace:
 
 
 PARTS = {"speed": speed, "int8": int8}
-JOBS = {"write": write, "live": live, "served": served, "learn": learn}
+JOBS = {
+    "write": write,
+    "live": live,
+    "served": served,
+    "files": files,
+    "learn": learn,
+}
 
 
 if __name__ == "__main__":
