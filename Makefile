@@ -7,7 +7,7 @@ TENSORFLOW ?= tensorflow-cpu
 
 VENV := .venv
 PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
-PYTEST := $(VENV)/bin/python -m pytest
+PYTEST := $(VENV)/bin/python -m pytest --durations=10
 # Those that compile come first: they take longest.
 BACKENDS := jax tensorflow torch
 

@@ -36,6 +36,12 @@ def describe() -> dict:
     }
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return os.cpu_count() if allowed is None else len(allowed(0))
+
+
 def load() -> float:
     """Processes that wanted a core, on average over the last minute."""
     return round(os.getloadavg()[0], 2)

@@ -217,13 +217,13 @@ def _generation():
     if not generation.RECORD.exists():
         return ""
     record = json.loads(generation.RECORD.read_text())
-    machine = record["machine"]
+    processor = record["machine"]["processor"]
     return (
         "Generation (`benchmarks/generation.py`, generation.json): tokens a "
         "second, greedy, of models of bytes with 8 blocks of Mamba, with 7 "
         "and 2 of attention, and of a Transformer with 6, all of width 256, "
-        f"on {machine['cores']} cores of {machine['processor']}, and what the "
-        "state of a row takes.\n\n"
+        f"on {record['cores']} of the cores of an {processor}, with a load of "
+        f"{record['load']}, and what the state of a row takes.\n\n"
         "![Tokens a second and the state against the context]"
         "(benchmarks/results/generation.png)\n\n"
         + generation.table(record)
