@@ -146,7 +146,7 @@ def _speed_of(path):
         if (picture := path.with_name(f"{path.stem}_{name}.png")).exists()
     ]
     parts += [report.forms_table(record), _dual(record)]
-    parts.append(report.targets_table(record))
+    parts.append(report.targets_table(record, measured_only=True))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

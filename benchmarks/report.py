@@ -100,13 +100,21 @@ def crossovers(record) -> str:
     return "\n".join(lines)
 
 
-def targets_table(record) -> str:
-    """Every target, its figure, and whether it is reached."""
+def targets_table(record, measured_only=False) -> str:
+    """Every target, its figure, and whether it is reached.
+
+    Args:
+        record: A record of `bench.py`.
+        measured_only: Whether to leave out those without a figure. A record
+            may be of some parts only.
+    """
     on_cpu = set(record["devices"].values()) == {"cpu"}
     module = targets if on_cpu else targets_gpu
     lines = [row("what", "is", "should be", "reached")]
     lines.append(row("---", "---:", "---:", "---"))
     for target in module.targets(record):
+        if measured_only and target.figure is None:
+            continue
         figure = "" if target.figure is None else f"{target.figure:.2f}"
         sign = "≥" if target.at_least else "≤"
         bound = f"{sign} {target.bound:g}"
