@@ -16,6 +16,7 @@ from serving_harness import (
     classifier,
     padded_tokens,
     randomized,
+    text_classifier,
     whole,
 )
 
@@ -73,6 +74,7 @@ def tagger(make_block):
 MAKE = {
     **{name: functools.partial(tagger, make) for name, make in BLOCKS.items()},
     "CausalLM": lambda: causal_lm(["mamba", "attention"]),
+    "TextClassifier": lambda: text_classifier(["mamba", "mamba2"]),
 }
 # The process that writes is the same for all backends.
 ELSEWHERE = () if BACKEND == "tensorflow" else pytest.mark.slow
