@@ -7,13 +7,26 @@ from text.vocabulary import UNKNOWN
 
 
 def choose_widths(lengths, count: int = 3, multiple: int = 32) -> list[int]:
-    """Chooses at most `count` widths that share the rows out evenly.
+    """Chooses at most `count` widths that pad these lengths least.
 
     Every width is a shape of its own and costs a compilation, every padded
-    position costs arithmetic; a few quantiles are a fair compromise.
+    position costs arithmetic.
     """
-    quantiles = np.quantile(lengths, np.arange(1, count + 1) / count)
-    return sorted({int(-(-q // multiple) * multiple) for q in quantiles})
+    sizes = np.maximum(1, -(-np.asarray(lengths) // multiple))
+    rows = np.cumsum(np.bincount(sizes))  # as wide as this, or less
+    width = np.arange(len(rows))
+    # What the rows between two widths cost, the wider one first.
+    cost = (rows[:, None] - rows) * width[:, None]
+    cost = np.where(width <= width[:, None], cost, np.inf)
+    least, narrower = cost[:, 0], []
+    for _ in range(count - 1):
+        total = least + cost
+        narrower.append(total.argmin(axis=1))
+        least = total.min(axis=1)
+    chosen = [len(rows) - 1]
+    for best in reversed(narrower):
+        chosen.append(best[chosen[-1]])
+    return sorted({int(size) * multiple for size in chosen if size})
 
 
 class Batches(keras.utils.PyDataset):

@@ -47,7 +47,9 @@ class NeuralClassifier:
             options.max_length,
         )
         sequences = [self.vocabulary.encode(text) for text in data.texts]
-        self.widths = choose_widths([len(sequences[row]) for row in rows[0]])
+        self.widths = choose_widths(
+            [len(sequences[row]) for row in rows[0]], options.widths
+        )
         self.model = build_model(
             options.model, len(self.vocabulary), len(self.classes), options
         )

@@ -3,7 +3,7 @@
 Every model embeds the tokens, mixes them over time (or does not), averages
 over the text and classifies:
 
-    tokens -> Embedding -> Dropout -> [mixer] -> LayerNormalization
+    tokens -> Embedding -> Dropout -> [mixers] -> LayerNormalization
            -> average over the text -> Dropout -> Dense(softmax)
 
 A mixer is a residual block around pre-normalised layers, and all mixers have
@@ -56,7 +56,10 @@ def build_model(name: str, vocabulary_size: int, classes: int, options):
         vocabulary_size, options.width, mask_zero=True, name="embedding"
     )(inputs)  # (b, l, d)
     x = layers.Dropout(options.embedding_dropout)(x)
-    x = mix(name, x, options)
+    if name == "transformer":
+        x = SinePositions()(x)
+    for _ in range(options.blocks):
+        x = mix(name, x, options)
     # Unlike RMSNormalization, this layer hands the mask on to the average.
     x = layers.LayerNormalization(epsilon=1e-5, name="final_norm")(x)
     x = layers.GlobalAveragePooling1D()(x)  # (b, d)
@@ -92,9 +95,7 @@ def mix(name: str, x, options):
 
 def mamba(x, options):
     """One Mamba block, or one per direction and their average."""
-    return in_directions(
-        MambaBlock(state_dim=options.state_dim, name="mixer"), x, options
-    )
+    return in_directions(MambaBlock(state_dim=options.state_dim), x, options)
 
 
 def in_the_place_of_mamba(block, count, x, options):
@@ -104,7 +105,7 @@ def in_the_place_of_mamba(block, count, x, options):
         return options.directions * count(width, state_dim)
 
     state_dim = match(parameters, options)
-    return in_directions(block(state_dim=state_dim, name="mixer"), x, options)
+    return in_directions(block(state_dim=state_dim), x, options)
 
 
 def hybrid(x, options):
@@ -121,27 +122,27 @@ def hybrid(x, options):
 
 def half_mamba(x, options):
     """Mamba of half as many channels."""
-    block = MambaBlock(state_dim=options.state_dim, expand=1, name="mixer")
+    block = MambaBlock(state_dim=options.state_dim, expand=1)
     return in_directions(block, x, options)
 
 
 def in_directions(block, x, options):
     """A block, or one per direction and their average."""
     if options.directions == 2:
-        block = layers.Bidirectional(block, merge_mode="ave", name="mixer")
+        block = layers.Bidirectional(block, merge_mode="ave")
     return block(x)
 
 
 def s4(block, x, numbers: int):
     """A block with a kernel for each direction, of `numbers` poles."""
-    return block(state_dim=2 * numbers, bidirectional=True, name="mixer")(x)
+    return block(state_dim=2 * numbers, bidirectional=True)(x)
 
 
 def lstm(x, units: int):
     """`x + Dense(BiLSTM(norm(x)))`."""
     y = layers.LayerNormalization(epsilon=1e-5)(x)
     cell = layers.LSTM(units, return_sequences=True)
-    y = layers.Bidirectional(cell, name="mixer")(y)  # (b, l, 2 units)
+    y = layers.Bidirectional(cell)(y)  # (b, l, 2 units)
     y = layers.Dense(x.shape[-1])(y)
     return layers.Add()([x, y])
 
@@ -149,9 +150,8 @@ def lstm(x, units: int):
 def transformer(x, feed_forward: int, heads: int = 4):
     """A pre-norm encoder block: attention, then a feed-forward network."""
     width = x.shape[-1]
-    x = SinePositions()(x)
     y = layers.LayerNormalization(epsilon=1e-5)(x)
-    attention = layers.MultiHeadAttention(heads, width // heads, name="mixer")
+    attention = layers.MultiHeadAttention(heads, width // heads)
     x = layers.Add()([x, attention(y, y)])  # padding is masked by the layer
     y = layers.LayerNormalization(epsilon=1e-5)(x)
     y = layers.Dense(feed_forward, activation="gelu")(y)
@@ -222,9 +222,9 @@ def mamba3_parameters(width: int, state_dim: int) -> int:
 
 
 def transformer_parameters(width: int, feed_forward: int) -> int:
-    """Loudness, two norms, four projections and two layers."""
+    """Two norms, four projections and two layers."""
     attention = 4 * width * (width + 1)
-    return 1 + 4 * width + attention + feed_forward * (2 * width + 1) + width
+    return 4 * width + attention + feed_forward * (2 * width + 1) + width
 
 
 def match(parameters, options) -> int:

@@ -1,6 +1,7 @@
 """The example goes from CSV files to a submission, or says what is wrong."""
 
 import gzip
+import itertools
 import json
 import os
 import pathlib
@@ -466,6 +467,24 @@ def test_widths_are_few_and_hold_everything():
     assert widths[-1] >= lengths.max()
     assert all(width % 32 == 0 for width in widths)
     assert batches.choose_widths([5, 6, 7], 3) == [32]
+
+
+def test_no_other_widths_pad_less():
+    lengths = np.random.default_rng(0).lognormal(4, 1, 200).astype(int) + 1
+
+    def positions(widths):
+        return np.take(widths, np.searchsorted(widths, lengths)).sum()
+
+    chosen = batches.choose_widths(lengths, 3)
+    last = -(-int(lengths.max()) // 32) * 32
+    inner = itertools.combinations(range(32, last, 32), 2)
+    assert positions(chosen) == min(positions([*w, last]) for w in inner)
+
+
+def test_blocks_stand_one_behind_the_other(options):
+    options.blocks = 3
+    model = models.build_model("mamba", 50, 3, options)
+    assert sum(v.name.startswith("mamba_block") for v in model.layers) == 3
 
 
 # Models
