@@ -14,8 +14,9 @@ BACKENDS := jax tensorflow torch
 packages_jax := -e .[jax,examples]
 packages_torch := -e .[torch,examples]
 packages_tensorflow := $(TENSORFLOW) numba -e .[examples]
+packages_docs := -e .[docs]
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint docs docs-serve bench clean
 
 ## Trains a text classifier on real reviews: make demo BACKEND=torch
 demo: $(VENV)/installed-$(BACKEND)
@@ -31,7 +32,7 @@ test-all: suites
 
 # Two suites at a time: most of a suite is one thread that compiles.
 .PHONY: suites suite-parity suite-numpy suite-triton $(BACKENDS:%=suite-%)
-suites: lint wheel
+suites: lint docs wheel
 	$(MAKE) --no-print-directory -j2 --output-sync=target MARK="$(MARK)" \
 	  $(BACKENDS:%=suite-%) suite-triton suite-parity suite-numpy
 
@@ -61,6 +62,14 @@ lint: $(VENV)/installed-all
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
+## Builds the documentation into site/, and fails at a wrong link; or shows
+## it while it is written.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
+
+docs-serve: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs serve
+
 ## Times ops, layers and steps on every backend, ours and peers:
 ## make bench SETTING=full. See benchmarks/README.md.
 SETTING ?= quick
@@ -77,8 +86,8 @@ $(VENV)/installed-%: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-all: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) $(TENSORFLOW) -e .[torch,jax,examples,test]
+	$(PIP) $(TENSORFLOW) -e .[torch,jax,examples,test,docs]
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist site

@@ -60,7 +60,7 @@ def export(
         path: Of the file; of the folder for a SavedModel. An older file or
             SavedModel is replaced.
         format: `"tf_saved_model"`, `"onnx"`, `"litert"` or `"openvino"`. See
-            the guide, `docs/export.md`, for what each can hold.
+            the guide, `docs/guides/export.md`, for what each can hold.
         endpoints: Names of endpoints, or one.
         jit_compile: Whether XLA compiles the endpoints of a SavedModel where
             it is served: several times faster, but the first call with each

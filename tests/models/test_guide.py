@@ -9,7 +9,7 @@ from harness import BACKEND, needs_gradients
 
 from keras_ssm.models import HybridBackbone, jamba_config
 
-GUIDE = pathlib.Path(__file__).parents[2] / "docs" / "models.md"
+GUIDE = pathlib.Path(__file__).parents[2] / "docs/guides/models.md"
 TEXT = GUIDE.read_text()
 
 

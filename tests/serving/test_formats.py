@@ -37,7 +37,7 @@ for package in PACKAGES:
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not there", allow_module_level=True)
 
-GUIDE = pathlib.Path(__file__).parents[2] / "docs" / "export.md"
+GUIDE = pathlib.Path(__file__).parents[2] / "docs/guides/export.md"
 SUFFIXES = {"onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
 BLOCKS = {
     "Mamba": lambda: layers.MambaBlock(state_dim=4),
