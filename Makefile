@@ -16,7 +16,7 @@ packages_torch := -e .[torch,examples]
 packages_tensorflow := $(TENSORFLOW) numba -e .[examples]
 packages_docs := -e .[docs]
 
-.PHONY: demo test test-all lint docs docs-serve bench clean
+.PHONY: demo test test-all lint docs docs-serve notebooks bench clean
 
 ## Trains a text classifier on real reviews: make demo BACKEND=torch
 demo: $(VENV)/installed-$(BACKEND)
@@ -69,6 +69,10 @@ docs: $(VENV)/installed-docs
 
 docs-serve: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs serve
+
+## Writes notebooks/ from the scripts in examples/tutorials/.
+notebooks: $(VENV)/installed-all
+	$(VENV)/bin/python examples/make_notebooks.py
 
 ## Times ops, layers and steps on every backend, ours and peers:
 ## make bench SETTING=full. See benchmarks/README.md.

@@ -1,0 +1,115 @@
+"""The tutorials run, each on one backend, and the notebooks are theirs."""
+
+import json
+
+import keras
+import make_notebooks
+import pandas as pd
+import pytest
+import run_tutorial
+from harness import BACKEND
+
+if BACKEND == "numpy":
+    pytest.skip("numpy cannot train", allow_module_level=True)
+
+
+def run(folder, name, *parameters):
+    """Returns what a tutorial has found, without the data it is made for."""
+    if BACKEND != RUNS_ON[name]:
+        pytest.skip(f"runs on {RUNS_ON[name]}")
+    arguments = [name, *parameters, "--output", str(folder)]
+    assert run_tutorial.main(arguments) == 0
+    pictures = sorted(folder.glob("figure_*.png"))
+    assert len(pictures) >= 2
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in pictures)
+    model = keras.saving.load_model(next(folder.glob("*.keras")), compile=False)
+    results = json.loads((folder / "results.json").read_text())
+    assert model.count_params() == results["parameters"]
+    return results
+
+
+RUNS_ON = {
+    "forecasting": "tensorflow",
+    "text_classification": "jax",
+    "long_documents": "torch",
+    "spoken_digits": "torch",
+}
+
+
+def test_forecasting(tmp_path):
+    results = run(
+        *(tmp_path, "forecasting", "HISTORY=48", "HORIZON=30", "WIDTH=16"),
+        *("DEPTH=1", "STATE_DIM=8", "BATCH_SIZE=128", "EPOCHS=1"),
+    )
+    assert results["mse"] < 2 * results["repeat_mse"]
+    forecast = pd.read_csv(tmp_path / "forecast.csv")
+    assert forecast.shape == (30, 1 + 7)
+
+
+def test_text_classification(tmp_path):
+    results = run(
+        *(tmp_path, "text_classification", "ROWS=160", "EPOCHS=2"),
+        *("MAX_LENGTH=32", "WIDTH=8", "BATCH_SIZE=16"),
+    )
+    assert results["model"] == "mamba"
+    submission = pd.read_csv(tmp_path / "submission.csv")
+    assert list(submission) == ["id", "target"]
+    assert list(submission["id"]) == list(range(160))
+    assert set(submission["target"]) <= {"negative", "positive"}
+
+
+def test_long_documents(tmp_path):
+    results = run(
+        *(tmp_path, "long_documents", "DOCUMENTS=60", "EPOCHS=1"),
+        *("LENGTH=256", "TRUNCATED=64", "WIDTH=8", "DEPTH=1"),
+    )
+    for name in ("test_accuracy", "truncated_accuracy"):
+        assert (60 * results[name]) % 1 == pytest.approx(0, abs=1e-6)
+
+
+def test_spoken_digits(tmp_path):
+    results = run(
+        *(tmp_path, "spoken_digits", "LENGTH=2048", "WIDTH=16", "DEPTH=1"),
+        *("STATE_DIM=16", "LEARNING_RATE=0.02", "EPOCHS=6", "DROPOUT=0.0"),
+    )
+    assert results["test_accuracy"] > 0.3  # of ten tones
+    halved = results["half_rate_accuracy"]
+    assert halved > results["half_rate_as_it_is"]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("SIZE=3", "no parameter 'SIZE'. It has: DATA, MODEL, HISTORY"),
+        ("EPOCHS=2.5", "EPOCHS must be of the type int, as 5 is"),
+        ("DROPOUT=much", "DROPOUT must be of the type float"),
+    ],
+)
+def test_parameters_that_it_does_not_have(assignment, message, capsys):
+    assert run_tutorial.main(["forecasting", assignment]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_is_found_from_the_folder_it_runs_in(tmp_path, monkeypatch):
+    (tmp_path / "table.csv").write_text("")
+    monkeypatch.chdir(tmp_path)
+    source = '# %% tags=["parameters"]\nDATA = "x"\nRATE = 0.1\n# %%\n'
+    given = ["DATA=table.csv", "RATE=1"]
+    found = run_tutorial.read_parameters(source, given)
+    assert found == {"DATA": str(tmp_path / "table.csv"), "RATE": 1.0}
+    lines = run_tutorial.inject(source, found).splitlines()
+    assert lines[-2:] == ["RATE = 1.0", "# %%"]
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="once is enough")
+def test_notebooks_are_what_their_scripts_give():
+    assert make_notebooks.out_of_date() == []
+    for script in make_notebooks.SCRIPTS:
+        cells = json.loads(make_notebooks.render(script))["cells"]
+        sources = ["".join(cell["source"]) for cell in cells]
+        assert "KERAS_BACKEND" in sources[1]
+        assert "\n!pip install -q keras-ssm" in sources[1]
+        tagged = [c for c in cells if "tags" in c["metadata"]]
+        assert [c["metadata"]["tags"] for c in tagged] == [["parameters"]]
+        ids = [cell["id"] for cell in cells]
+        assert len(set(ids)) == len(ids)
