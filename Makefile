@@ -65,7 +65,7 @@ lint: $(VENV)/installed-all
 ## Builds the documentation into site/, and fails at a wrong link; or shows
 ## it while it is written.
 docs: $(VENV)/installed-docs
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 docs-serve: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs serve

@@ -10,6 +10,8 @@ import re
 
 import keras
 
+__all__ = ["DYNAMICS", "LearningRateFactors"]
+
 # The names of the parameters that make up the dynamics of a layer's recurrence.
 DYNAMICS = (
     *("A_log", "A_imag", "log_dt", "dt_bias"),  # S4, S4D, S5, Mamba

@@ -61,7 +61,8 @@ def pytest_collection_modifyitems(config, items):
 # JAX and TensorFlow compile what a test calls, which takes most of its time.
 # There, what follows is left to `make test-all`.
 #
-# Benchmarks have processes of their own, whatever the backend here. Of the
+# Benchmarks, and what pages quote of them, have processes of their own, whatever
+# the backend here. Of the
 # examples, what differs between backends is in the layers, so that Mamba's
 # have to do, and the one that exports.
 HERE = pathlib.Path(__file__).parent
@@ -86,7 +87,7 @@ def _leave_to_the_slow_ones(items):
 
 def _belongs_here(item):
     folder, *_ = item.path.relative_to(HERE).parts
-    if folder == "benchmarks":
+    if folder == "benchmarks" or item.path.stem == "test_quotes":
         return False
     if folder == "examples":
         return any(name in item.nodeid for name in OF_EXAMPLES)
