@@ -61,10 +61,9 @@ def pytest_collection_modifyitems(config, items):
 # JAX and TensorFlow compile what a test calls, which takes most of its time.
 # There, what follows is left to `make test-all`.
 #
-# Benchmarks, and what pages quote of them, have processes of their own, whatever
-# the backend here. Of the
-# examples, what differs between backends is in the layers, so that Mamba's
-# have to do, and the one that exports.
+# Benchmarks, and what pages quote of them, have processes of their own,
+# whatever the backend here. Of the examples, what differs between backends is
+# in the layers, so that Mamba's have to do, and the one that exports.
 HERE = pathlib.Path(__file__).parent
 OF_EXAMPLES = ("[mamba]", "export_and_serve")
 # The chunks of `ssd` and a scan by composition differ from other kernels in
