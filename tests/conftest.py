@@ -1,6 +1,8 @@
 """Exact products, fixed seeds, and no luck with uninitialized memory."""
 
+import atexit
 import pathlib
+import tempfile
 
 import interpreter
 import keras
@@ -102,6 +104,12 @@ def _configure_jax():
     import jax
 
     jax.config.update("jax_default_matmul_precision", "highest")
+    # What one module has compiled, others read until the session ends.
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    jax.config.update("jax_compilation_cache_dir", folder.name)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _configure_tensorflow():
