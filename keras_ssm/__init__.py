@@ -1,6 +1,6 @@
 """State space layers for Keras 3 on PyTorch, JAX and TensorFlow."""
 
-from keras_ssm import layers, models, ops, optimizers
+from keras_ssm import layers, models, ops, optimizers, visualize
 from keras_ssm.ops import show_implementations, use_implementation
 from keras_ssm.serving import Stream, export
 
@@ -15,4 +15,5 @@ __all__ = [
     "optimizers",
     "show_implementations",
     "use_implementation",
+    "visualize",
 ]

@@ -32,6 +32,15 @@ def lint(path, source):
         ("serving", "import tensorflow"),
         ("serving/formats", "import torch"),
         ("serving/formats", "from keras_ssm.kernels import border"),
+        ("visualize", "import torch"),
+        ("visualize", "from keras_ssm.kernels import border"),
+        ("visualize", "import matplotlib.pyplot as plt"),
+        ("serving", "from keras_ssm.visualize import record"),
+        ("serving/formats", "from keras_ssm.visualize import record"),
+        ("models", "from keras_ssm.visualize import record"),
+        ("layers", "from keras_ssm.visualize import record"),
+        ("ops", "from keras_ssm.visualize import record"),
+        ("kernels", "from keras_ssm.visualize import record"),
         ("layers", "from keras_ssm.serving import Stream"),
         ("ops", "from keras_ssm.serving import Stream"),
         ("kernels", "from keras_ssm.serving import Stream"),
@@ -52,7 +61,10 @@ def lint(path, source):
         ("kernels", "from keras_ssm.layers import Mamba"),
         *(
             (floor, f"{statement} keras.src{rest}")
-            for floor in ("serving", "models", "layers", "ops", "kernels")
+            for floor in (
+                *("visualize", "serving", "models"),
+                *("layers", "ops", "kernels"),
+            )
             for statement, rest in (
                 ("import", ""),
                 ("import", ".backend"),
@@ -77,6 +89,7 @@ def test_an_import_against_the_layering_is_reported(floor, source):
         ),
         ("keras_ssm/serving/x.py", "from keras_ssm.layers import Mamba"),
         ("keras_ssm/serving/x.py", "from keras_ssm.models import CausalLM"),
+        ("keras_ssm/visualize/x.py", "from keras_ssm.serving import files"),
         ("keras_ssm/serving/formats/x.py", "import tensorflow"),
         ("keras_ssm/kernels/lax/x.py", "import jax"),
         ("keras_ssm/kernels/torch/x.py", "import torch"),

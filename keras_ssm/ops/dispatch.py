@@ -135,6 +135,7 @@ traced = programs.traced
 cos, sin, cumsum = exact.cos, exact.sin, exact.cumsum
 
 _PINNED = contextvars.ContextVar("keras_ssm_implementation", default=None)
+_CALLS = contextvars.ContextVar("keras_ssm_calls", default=None)
 
 
 @contextlib.contextmanager
@@ -171,6 +172,21 @@ def use_implementation(name: str):
         _PINNED.reset(token)
 
 
+@contextlib.contextmanager
+def watched():
+    """Yields a list that gets every call of an op within the context.
+
+    A call is `(op, tensors, options)`, with the canonical tensors. Those of a
+    program that is compiled in the context are traced, and hold no numbers.
+    """
+    calls = []
+    token = _CALLS.set(calls)
+    try:
+        yield calls
+    finally:
+        _CALLS.reset(token)
+
+
 def run(op: str, tensors: tuple, options: dict, implementation=None):
     """Computes `op` with the implementation chosen for these tensors.
 
@@ -186,6 +202,9 @@ def run(op: str, tensors: tuple, options: dict, implementation=None):
         ValueError: If the op has no implementation of that name here.
         NotImplementedError: If the named one cannot compute these tensors.
     """
+    calls = _calls()
+    if calls is not None:
+        calls.append((op, tensors, options))
     backend = keras.config.backend()
     rows = PREFERENCES[op, backend]
     if backend == "jax" and implementation is not None:
@@ -247,6 +266,11 @@ def _select(op, names, tensors, options, implementation):
 @platforms.constant
 def _pinned():
     return _PINNED.get()
+
+
+@platforms.constant
+def _calls():
+    return _CALLS.get()
 
 
 @platforms.constant

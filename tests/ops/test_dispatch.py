@@ -237,7 +237,7 @@ def test_no_framework_is_imported_that_the_user_did_not_choose():
     ).stdout
     imported = {name.split(".")[0] for name in out.split()}
     assert "keras_ssm" in imported
-    others = {"jax", "tensorflow", "torch"} - {BACKEND}
+    others = {"jax", "matplotlib", "tensorflow", "torch"} - {BACKEND}
     if BACKEND != "torch" or platforms.here(BACKEND) == "cpu":
         others.add("triton")
     assert not imported & others
