@@ -136,8 +136,8 @@ def documents():
     return (
         "Long documents (`examples/text_classification.py`, "
         "`benchmarks/document_runs.py`, long_documents.json): 25,000 IMDB "
-        "reviews to learn from and as many to score on, read to a length that "
-        "grows; what is behind it is cut off.\n\n"
+        "reviews to learn from and as many to score on. Of a longer one its "
+        "first quarter of what is read at most, and its end.\n\n"
         f"![Accuracy against what is read]({RESULTS}/long_documents.png)\n\n"
         + document_runs.table(record)
         + "\n"
