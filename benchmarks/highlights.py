@@ -118,7 +118,8 @@ def documents():
     return (
         "IMDB reviews, byte by byte",
         "long-documents",
-        f"right by the best run on an H200, by what is read: {', '.join(scores)}",
+        "right by the best run on an H200, by what is read: "
+        + ", ".join(scores),
     )
 
 
