@@ -7,7 +7,7 @@ import keras_ssm
 
 PACKAGES = (
     *(keras_ssm, keras_ssm.layers, keras_ssm.models, keras_ssm.ops),
-    keras_ssm.optimizers,
+    *(keras_ssm.optimizers, keras_ssm.visualize),
 )
 PAGES = pathlib.Path(__file__).parents[2] / "docs" / "reference"
 

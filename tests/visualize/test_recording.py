@@ -203,13 +203,13 @@ def test_both_directions_are_recorded():
         [
             keras.Input((5, WIDTH)),
             keras.layers.Bidirectional(
-                MambaBlock(state_dim=3), name="bidirectional"
+                MambaBlock(state_dim=3, name="block"), name="both"
             ),
         ]
     )
     forward, backward = record(model, sequences()[:, :5])
     assert (forward.reverse, backward.reverse) == (False, True)
-    assert forward.layer == "bidirectional/forward_mamba_block"
+    assert forward.layer == "both/forward_block"
     assert np.triu(backward.mean_attention()).any()
     assert not np.tril(backward.mean_attention(), -1).any()
 

@@ -1,6 +1,6 @@
 r"""Draws the pictures of the guide on seeing what a model remembers.
 
-    KERAS_BACKEND=torch python docs/pictures/visualize.py
+    KERAS_BACKEND=torch python docs/pictures/trained/visualize.py
 
 It trains two small models, which takes a minute or two on one core: one on a
 riddle whose answer is known, and one on the film reviews of the package
