@@ -16,6 +16,7 @@ BROUGHT = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "benchmarks/README.md",
+    "examples/README.md",
     "benchmarks/results/*.png",
 )
 # [text](target#anchor), and not ](https://...

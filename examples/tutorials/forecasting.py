@@ -251,6 +251,18 @@ axes[2].legend()
 plt.show()
 
 # %% [markdown]
+# What S4D remembers of the days: the kernel of each of its channels is the
+# weight of today, yesterday, and so on.
+
+# %%
+picture = None
+if MODEL == "s4d":
+    first = next(layer for layer in model.layers if "block" in layer.name)
+    picture = keras_ssm.visualize.plot_kernels(first, HISTORY // PATCH)
+    picture.savefig("kernels.png")
+picture
+
+# %% [markdown]
 # ## Keep it, use it
 #
 # A saved model forecasts on any backend. Here are the next hours after the end

@@ -226,5 +226,21 @@ axes[1].set_xticks(range(10))
 axes[1].set_yticks(range(10))
 plt.show()
 
+# %% [markdown]
+# ## What it listens for
+#
+# Each channel of a block is a convolution, whose kernel is its memory: how long
+# it rings says how far back it hears, and its frequencies what it hears.
+
+# %%
+picture = None
+if MODEL in ("s4", "s4d"):
+    first = next(layer for layer in model.layers if "block" in layer.name)
+    picture = keras_ssm.visualize.plot_kernels(
+        first, 800, sampling_rate=SAMPLING_RATE
+    )
+    picture.savefig("kernels.png")
+picture
+
 # %%
 model.save(f"{MODEL}.keras")

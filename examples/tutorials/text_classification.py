@@ -113,15 +113,21 @@ frequent = [w for w, n in counts.most_common(VOCABULARY - 2) if n > 1]
 numbers = {word: number for number, word in enumerate(frequent, 2)}
 
 
+def kept(text):
+    """At least one word and at most `MAX_LENGTH` of them."""
+    found = words(text) or [""]
+    if len(found) > MAX_LENGTH:
+        head = MAX_LENGTH // 4
+        found = found[:head] + found[head - MAX_LENGTH :]
+    return found
+
+
 def encode(texts):
     """Returns word numbers, `(texts, MAX_LENGTH)`."""
     tokens = np.zeros((len(texts), MAX_LENGTH), "int32")
     for row, text in zip(tokens, texts, strict=True):
-        found = words(text) or [""]
-        if len(found) > MAX_LENGTH:
-            head = MAX_LENGTH // 4
-            found = found[:head] + found[head - MAX_LENGTH :]
-        row[: len(found)] = [numbers.get(word, 1) for word in found]
+        found = [numbers.get(word, 1) for word in kept(text)]
+        row[: len(found)] = found
     return tokens
 
 
@@ -222,6 +228,22 @@ plt.show()
 surest = np.argmax(probabilities.max(axis=1) * (guesses != labels[held_out]))
 print("Wrong, and sure of it:")
 print(train_rows[TEXT].iloc[held_out[surest]][:600])
+
+# %% [markdown]
+# ## What it writes to its memory
+#
+# At each word, Mamba chooses how much of it to write: here, in a text of the
+# validation part, the more the bluer.
+
+# %%
+view = None
+if MODEL == "mamba":
+    shortest = held_out[np.argsort(lengths[held_out])[len(held_out) // 4]]
+    shown = kept(train_rows[TEXT].iloc[shortest])
+    scans = keras_ssm.visualize.record(model, tokens[[shortest]])
+    view = keras_ssm.visualize.colored_text(scans, shown, measure="written")
+    view.save("memory.html")
+view
 
 # %% [markdown]
 # ## The submission

@@ -44,6 +44,7 @@ def test_forecasting(tmp_path):
     assert results["mse"] < 2 * results["repeat_mse"]
     forecast = pd.read_csv(tmp_path / "forecast.csv")
     assert forecast.shape == (30, 1 + 7)
+    assert (tmp_path / "kernels.png").exists()
 
 
 def test_text_classification(tmp_path):
@@ -56,6 +57,7 @@ def test_text_classification(tmp_path):
     assert list(submission) == ["id", "target"]
     assert list(submission["id"]) == list(range(160))
     assert set(submission["target"]) <= {"negative", "positive"}
+    assert "<b style=" in (tmp_path / "memory.html").read_text()
 
 
 def test_long_documents(tmp_path):
@@ -75,6 +77,7 @@ def test_spoken_digits(tmp_path):
     assert results["test_accuracy"] > 0.3  # of ten tones
     halved = results["half_rate_accuracy"]
     assert halved > results["half_rate_as_it_is"]
+    assert (tmp_path / "kernels.png").exists()
 
 
 @pytest.mark.parametrize(
