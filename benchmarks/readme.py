@@ -13,6 +13,7 @@ import re
 
 import figures
 import highlights
+import quotes
 import report
 
 from keras_ssm.ops.dispatch import PREFERENCES
@@ -113,6 +114,23 @@ PAGES = {
         "language models": figures.language,
         "export": figures.export,
     },
+    "docs/which_layer.md": {
+        "lengths": quotes.lengths,
+        "steps": quotes.steps,
+        "texts": quotes.texts,
+        "signals": quotes.signals,
+        "recall": quotes.recall,
+        "language": quotes.language,
+    },
+    "docs/how/mamba.md": {
+        "generation": quotes.generated,
+        "recall": quotes.recall,
+    },
+    "docs/guides/long_contexts.md": {
+        "memory": quotes.memory,
+        "documents": quotes.documents,
+    },
+    "docs/guides/streaming.md": {"compiled": quotes.compiled},
 }
 
 if __name__ == "__main__":
