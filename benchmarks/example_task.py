@@ -12,29 +12,48 @@ import report
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of the table, behind its first cell: a column for each field."""
+
+    model: str
+    score: str
+    _: dataclasses.KW_ONLY
+    lstm: str = ""
+    transformer: str = ""
+    simplest: str = ""
+    published: str = ""
+    parameters: int
+    time: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Task:
     """Rows of the table about one task, and how to repeat them.
 
     Args:
         title: The heading of its section.
-        rows: Cells of each row behind the first, in the order of the headings.
+        data: A word for it.
+        rows: The rows.
         text: What the numbers are, and where those of papers stand.
         commands: What gave them.
     """
 
     title: str
-    rows: list[tuple]
+    data: str
+    rows: list[Row]
     text: str
     commands: list[str]
 
     def lines(self) -> list[str]:
-        anchor = re.sub(r"[^a-z0-9 -]", "", self.title.lower())
-        link = f"[{self.title}](#{anchor.replace(' ', '-')})"
-        return [
-            report.row(link if i == 0 else "", *(cell or "–" for cell in row))
-            for i, row in enumerate(self.rows)
-        ]
+        """The lines of the table."""
+        first = f"[{self.title}](#{anchor(self.title)}), {self.data}"
+        lines = []
+        for row in self.rows:
+            shown = dataclasses.replace(row, parameters=f"{row.parameters:,}")
+            cells = [cell or "–" for cell in dataclasses.astuple(shown)]
+            lines.append(report.row("" if lines else first, *cells))
+        return lines
 
     def section(self) -> str:
         commands = "\n".join(over_seeds(self.commands))
@@ -42,6 +61,11 @@ class Task:
             self.text, 120, break_long_words=False, break_on_hyphens=False
         )
         return f"### {self.title}\n\n{text}\n\n```\n{commands}\n```\n"
+
+
+def anchor(title: str) -> str:
+    """What a link to a heading ends with."""
+    return re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
 
 
 def over_seeds(commands: list[str]) -> list[str]:

@@ -190,9 +190,10 @@ history = model.fit(
 )
 
 fig, axis = plt.subplots(figsize=(5, 3), layout="constrained")
-axis.plot(history.history["loss"], "o-", label="training")
-axis.plot(history.history["val_loss"], "o-", label="validation")
-axis.set(xlabel="epoch", ylabel="mean squared error")
+epochs = range(1, EPOCHS + 1)
+axis.plot(epochs, history.history["loss"], "o-", label="training")
+axis.plot(epochs, history.history["val_loss"], "o-", label="validation")
+axis.set(xlabel="epoch", ylabel="mean squared error", xticks=epochs)
 axis.legend()
 plt.show()
 

@@ -152,10 +152,12 @@ for length in (TRUNCATED, LENGTH):
 
 # %%
 fig, axis = plt.subplots(figsize=(5, 3), layout="constrained")
+epochs = range(1, EPOCHS + 1)
 for length, history in histories.items():
-    [line] = axis.plot(history["val_accuracy"], "o-", label=f"{length} bytes")
-    axis.plot(history["accuracy"], ":", color=line.get_color())
-axis.set(xlabel="epoch", ylabel="accuracy (dotted: training)")
+    held, name = history["val_accuracy"], f"{length} bytes"
+    [line] = axis.plot(epochs, held, "o-", label=name)
+    axis.plot(epochs, history["accuracy"], ":", color=line.get_color())
+axis.set(xlabel="epoch", ylabel="accuracy (dotted: training)", xticks=epochs)
 axis.legend()
 plt.show()
 

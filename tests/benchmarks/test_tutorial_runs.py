@@ -9,6 +9,7 @@ import example_tasks
 import examples_readme
 import pytest
 import tutorial_runs
+from example_task import anchor, over_seeds
 
 
 def write(folder, mse, **given):
@@ -60,8 +61,8 @@ def test_the_page_of_examples_is_up_to_date():
 @pytest.mark.parametrize("make", example_tasks.TASKS)
 def test_rows_fit_the_table_and_commands_run_what_is_there(make):
     task = make()
-    cells = {len(row) for row in task.rows}
-    assert cells == {len(examples_readme.HEADINGS) - 1}
+    bars = {line.count("|") for line in task.lines()}
+    assert bars == {len(examples_readme.HEADINGS) + 1}
     for command in task.commands:
         words = [w for w in shlex.split(command) if "=" not in w]
         assert words[0] == "python"
@@ -71,8 +72,13 @@ def test_rows_fit_the_table_and_commands_run_what_is_there(make):
 def test_links_lead_to_sections():
     text = examples_readme.PAGE.read_text("utf-8")
     titles = re.findall(r"^### (.*)$", text, re.MULTILINE)
-    anchors = [
-        re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
-        for title in titles
+    assert anchor("Texts, byte by byte") == "texts-byte-by-byte"
+    assert re.findall(r"\]\(#(.*?)\)", text) == list(map(anchor, titles))
+
+
+def test_commands_that_differ_in_seeds_are_a_loop():
+    commands = [f"python a.py --seed {n} --x 1" for n in (0, 2)]
+    assert over_seeds([*commands, "python b.py --seed 1"]) == [
+        "for seed in 0 2; do python a.py --seed $seed --x 1; done",
+        "python b.py --seed 1",
     ]
-    assert re.findall(r"\]\(#(.*?)\)", text) == anchors
