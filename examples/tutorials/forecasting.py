@@ -6,11 +6,13 @@
 # compare it with what costs nothing (repeat the last day), with a linear map
 # and with an LSTM, on the split that papers use.
 #
-# It takes a few minutes on a GPU, also on a T4, and on a CPU.
+# It takes two minutes of one CPU core.
 
 # %%
-# "torch" has the fastest kernels on a GPU (a T4, too), "jax" runs on TPUs, and
-# all three ("tensorflow" is the third) run on CPUs. Choose before Keras loads.
+# "torch", "jax" or "tensorflow", before Keras loads: each runs on CPU and GPU,
+# and "jax" is for TPUs. Kernels have run on an H100, and not yet on a T4 or a
+# TPU. Should one fail there, train within
+# `keras_ssm.use_implementation("torch")`, or "lax_associative" on JAX.
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "torch")

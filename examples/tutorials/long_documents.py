@@ -6,12 +6,14 @@
 # 16,384, as they are, without a tokenizer. We train it twice, on whole
 # documents and on their first bytes alone, and compare.
 #
-# On a T4 it takes some minutes at 4,096 bytes.
+# It is made for a GPU. On a CPU, choose fewer documents and bytes, such as
+# `DOCUMENTS = 1500` and `LENGTH = 2048`.
 
 # %%
-# "torch" has the fastest kernels on a GPU (a T4, too), "jax" runs on TPUs, and
-# all three ("tensorflow" is the third) run on CPUs, where 4,096 bytes are too
-# many for a few minutes. Choose before Keras loads.
+# "torch", "jax" or "tensorflow", before Keras loads: each runs on CPU and GPU,
+# and "jax" is for TPUs. Kernels have run on an H100, and not yet on a T4 or a
+# TPU. Should one fail there, train within
+# `keras_ssm.use_implementation("torch")`, or "lax_associative" on JAX.
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "torch")

@@ -6,11 +6,14 @@
 # recordings of half the sampling rate, without training again: its layers only
 # have to know that a step now lasts twice as long, `rate=2`.
 #
-# On a T4 it takes some minutes; on a CPU, choose smaller parameters.
+# It is made for a GPU. On a CPU, choose a smaller model, such as `WIDTH = 32`,
+# `DEPTH = 2`, `LENGTH = 4096` and few epochs.
 
 # %%
-# "torch", "jax" (also on TPUs) or "tensorflow": all of them train S4D on CPUs
-# and on GPUs, such as a T4. Choose before Keras loads.
+# "torch", "jax" or "tensorflow", before Keras loads: each runs on CPU and GPU,
+# and "jax" is for TPUs. Kernels have run on an H100, and not yet on a T4 or a
+# TPU. Should one fail there, train within
+# `keras_ssm.use_implementation("torch")`, or "lax_associative" on JAX.
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")

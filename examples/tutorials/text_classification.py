@@ -1,15 +1,17 @@
 # %% [markdown]
 # # Text classification with Mamba: from train.csv to submission.csv
 #
-# A Mamba layer reads a text as an LSTM does, word by word with a memory, and
-# trains many times faster. We train a classifier on a table of texts, look at
-# what it gets wrong, and write the labels of the test rows.
+# A Mamba layer reads a text as an LSTM does, word by word, and chooses at each
+# word what to remember. We train a classifier on a table of texts, look at what
+# it gets wrong, and write the labels of the test rows.
 #
-# It takes a few minutes on a GPU, also on a T4, and on a CPU.
+# 25,000 film reviews take some minutes of one CPU core.
 
 # %%
-# "torch" has the fastest kernels on a GPU (a T4, too), "jax" runs on TPUs, and
-# all three ("tensorflow" is the third) run on CPUs. Choose before Keras loads.
+# "torch", "jax" or "tensorflow", before Keras loads: each runs on CPU and GPU,
+# and "jax" is for TPUs. Kernels have run on an H100, and not yet on a T4 or a
+# TPU. Should one fail there, train within
+# `keras_ssm.use_implementation("torch")`, or "lax_associative" on JAX.
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
