@@ -26,7 +26,7 @@ def test_scripts_draw_the_pictures_that_are_there(run, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     for script in sorted(FOLDER.glob("*.py")):
         monkeypatch.setattr(sys, "argv", [script.name, f"--folder={tmp_path}"])
-        run(script, run_name="__main__")
+        run(str(script), run_name="__main__")
     drawn = {path.name for path in tmp_path.iterdir()}
     assert drawn == {path.name for path in FOLDER.glob("*.svg")}
     for name in drawn:
