@@ -18,6 +18,12 @@ PEERS = {
     "torch": ("torch.nn.LSTM", "attention"),
     "jax": ("keras LSTM", "attention"),
 }
+NAMES = {
+    OURS: "Mamba",
+    "attention": "attention",
+    "keras LSTM": "Keras' LSTM",
+    "torch.nn.LSTM": "`torch.nn.LSTM`",
+}
 STEPS = (10, 1000, 10000, 100000)
 NOTHING = "–"
 MODELS = {
@@ -43,10 +49,7 @@ def memory():
 def _lengths(peers, cell):
     rows = _bench().where(part="length", what=BOTH)
     columns = [(b, name) for b in peers for name in (OURS, *peers[b])]
-    titles = [
-        f"{'Mamba' if name == OURS else f'`{name}`'}, {TITLES[backend]}"
-        for backend, name in columns
-    ]
+    titles = [f"{NAMES[name]}, {TITLES[backend]}" for backend, name in columns]
     found = {}
     for row in rows:
         name = OURS if row["name"].startswith(OURS) else row["name"]
