@@ -16,7 +16,7 @@ packages_torch := -e .[torch,examples]
 packages_tensorflow := $(TENSORFLOW) numba -e .[examples]
 packages_docs := -e .[docs]
 
-.PHONY: demo test test-all lint docs docs-serve notebooks bench clean
+.PHONY: demo test test-all lint docs docs-serve try notebooks bench clean
 
 ## Trains a text classifier on real reviews: make demo BACKEND=torch
 demo: $(VENV)/installed-$(BACKEND)
@@ -73,6 +73,13 @@ docs-serve: $(VENV)/installed-docs
 ## Writes notebooks/ from the scripts in examples/tutorials/.
 notebooks: $(VENV)/installed-all
 	$(VENV)/bin/python examples/make_notebooks.py
+
+## Does what docs/start.md says in a new environment: make try BACKEND=torch.
+## FIRST is installed before: FIRST=torch==2.13.0, a build for a CPU.
+FIRST ?=
+try: wheel
+	$(VENV)/bin/python docs/try_start.py $(BACKEND) \
+	  --wheel build/wheel/*.whl --first $(FIRST)
 
 ## Times ops, layers and steps on every backend, ours and peers:
 ## make bench SETTING=full. See benchmarks/README.md.
