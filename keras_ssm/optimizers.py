@@ -49,7 +49,10 @@ class LearningRateFactors(keras.optimizers.Optimizer):
     optimizer = keras.optimizers.AdamW(1e-2, weight_decay=0.05)
     optimizer.exclude_from_weight_decay(var_names=keras_ssm.optimizers.DYNAMICS)
     factors = dict.fromkeys(keras_ssm.optimizers.DYNAMICS, 0.1)
-    model.compile(keras_ssm.optimizers.LearningRateFactors(optimizer, factors))
+    optimizer = keras_ssm.optimizers.LearningRateFactors(optimizer, factors)
+    layer = keras_ssm.layers.S4D()
+    model = keras.Sequential([keras.Input((None, 16)), layer])
+    model.compile(optimizer, "mse")
     ```
 
     Reference:

@@ -41,9 +41,9 @@ class HiPPOLegS(initializers.Initializer):
     Example:
 
     ```python
-    A_log = HiPPOLegS("A", "log_decay")((channels, 32))
-    A_imag = HiPPOLegS("A", "imag")((channels, 32))
-    P = HiPPOLegS("P")((channels, 32))
+    A_log = HiPPOLegS("A", "log_decay")((8, 32))
+    A_imag = HiPPOLegS("A", "imag")((8, 32))
+    P = HiPPOLegS("P")((8, 32))
     ```
 
     Reference:
@@ -102,8 +102,8 @@ class HiPPOBasis(initializers.Initializer):
 
     ```python
     drawn = keras.initializers.LecunNormal(seed=1)
-    B_real = HiPPOBasis(drawn, part="real", blocks=8)((64, width))
-    B_imag = HiPPOBasis(drawn, part="imag", blocks=8)((64, width))
+    B_real = HiPPOBasis(drawn, part="real", blocks=8)((64, 16))
+    B_imag = HiPPOBasis(drawn, part="imag", blocks=8)((64, 16))
     ```
 
     Reference:

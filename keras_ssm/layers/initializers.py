@@ -27,7 +27,7 @@ class S4DReal(keras.initializers.Initializer):
     Example:
 
     ```python
-    A_log = S4DReal()((channels, 16))
+    A_log = S4DReal()((8, 16))
     ```
     """
 
@@ -58,7 +58,7 @@ class UniformDecay(keras.initializers.Initializer):
     Example:
 
     ```python
-    Mamba2(A_log_initializer=UniformDecay(0.1, 1.0))
+    keras_ssm.layers.Mamba2(A_log_initializer=UniformDecay(0.1, 1.0))
     ```
 
     Reference:
@@ -114,7 +114,7 @@ class LogUniformDt(keras.initializers.Initializer):
     Example:
 
     ```python
-    Mamba(dt_bias_initializer=LogUniformDt(0.001, 0.1))
+    keras_ssm.layers.Mamba(dt_bias_initializer=LogUniformDt(0.001, 0.1))
     ```
 
     Reference:
@@ -203,8 +203,8 @@ class S4DLin(Diagonal):
     Example:
 
     ```python
-    A_log = S4DLin("log_decay")((channels, 32))
-    A_imag = S4DLin("imag")((channels, 32))
+    A_log = S4DLin("log_decay")((8, 32))
+    A_imag = S4DLin("imag")((8, 32))
     ```
 
     Reference:
@@ -230,7 +230,7 @@ class S4DInv(Diagonal):
     Example:
 
     ```python
-    A_imag = S4DInv("imag")((channels, 32))
+    A_imag = S4DInv("imag")((8, 32))
     ```
 
     Reference:
@@ -267,7 +267,10 @@ class LRURing(keras.initializers.Initializer):
     Example:
 
     ```python
-    ring = [LRURing(0.9, 0.999, part=part, seed=1)((64,)) for part in parts]
+    ring = [
+        LRURing(0.9, 0.999, part=part, seed=1)((64,))
+        for part in ("log_decay", "log_phase", "log_gain")
+    ]
     ```
 
     Reference:
@@ -339,7 +342,7 @@ class RGLRURing(keras.initializers.Initializer):
     Example:
 
     ```python
-    parameter = RGLRURing()((channels,))
+    parameter = RGLRURing()((8,))
     ```
 
     Reference:

@@ -25,6 +25,7 @@ class TokenEmbedding(keras.layers.ReversibleEmbedding):
 
     ```python
     embedding = keras_ssm.layers.TokenEmbedding(256, 64, padding_id=255)
+    tokens = np.array([[104, 105, 255]])
     x = embedding(tokens)  # (b, l, 64), masked where the token is 255
     logits = embedding(x, reverse=True)  # (b, l, 256)
     ```

@@ -47,8 +47,9 @@ class CausalLM(Task):
     backbone = keras_ssm.models.HybridBackbone(256, 64, ["mamba"] * 4)
     model = keras_ssm.models.CausalLM(backbone)
     model.compile(weighted_metrics=[keras_ssm.models.BitsPerToken()])
-    model.fit(tokens, batch_size=32)  # (rows, length)
-    (result,) = model.generate([list(b"Once upon a time")], max_length=200)
+    tokens = np.random.randint(1, 256, (8, 32))  # (rows, length)
+    model.fit(tokens, batch_size=4)
+    (result,) = model.generate([list(b"Once upon a time")], max_length=32)
     print(bytes(result.tolist()))
     ```
     """

@@ -85,10 +85,11 @@ class HybridBackbone(keras.Model):
         mixers={"attention": {"heads": 4}},
         feed_forward={"units": 128},
     )
-    y = backbone(tokens)  # (1, l, 64)
+    tokens = np.random.randint(1, 256, (1, 32))
+    y = backbone(tokens)  # (1, 32, 64)
     state = backbone.get_initial_state(batch_size=1, length=1000)
-    y, state = backbone.steps(tokens, state)  # (1, l, 64)
-    y, state = backbone.step(next_token, state)  # (1, 64)
+    y, state = backbone.steps(tokens, state)  # (1, 32, 64)
+    y, state = backbone.step(tokens[:, 0], state)  # (1, 64)
     ```
 
     Reference:

@@ -53,7 +53,9 @@ class TextClassifier(Task):
     backbone = keras_ssm.models.HybridBackbone(256, 64, ["mamba2"] * 2)
     model = keras_ssm.models.TextClassifier(backbone, classes=2, dropout=0.3)
     model.compile()
-    model.fit(tokens, labels, batch_size=32)  # (rows, length), (rows,)
+    tokens = np.random.randint(1, 256, (8, 32))  # (rows, length)
+    labels = tokens[:, 0] % 2  # (rows,)
+    model.fit(tokens, labels, batch_size=4)
     ```
     """
 

@@ -212,7 +212,7 @@ def causal_conv1d_step(
     Example:
 
     ```python
-    for t in range(length):
+    for t in range(100):  # goes on from the example of `causal_conv1d`
         y, state = causal_conv1d_step(x[:, t], weight, state=state)
     ```
     """

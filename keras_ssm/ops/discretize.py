@@ -63,8 +63,13 @@ def discretize(
     Example:
 
     ```python
+    dt = keras.random.uniform((8,), 0.001, 0.1)
+    A = -0.5 * keras.ops.ones((8, 16)), keras.random.uniform((8, 16), 0, 50)
+    B = keras.ops.ones((8, 16)), keras.ops.zeros((8, 16))
+    C = keras.random.normal((8, 16)), keras.random.normal((8, 16))
     A_bar, B_bar = discretize(dt, A, B)
-    y = ssm_scan(x, A_bar, B_bar, C, D)
+    x = keras.random.normal((2, 100, 8))
+    y = ssm_scan(x, A_bar, B_bar, C)
     ```
 
     Reference:
@@ -120,8 +125,14 @@ def discretize_dplr(
     Example:
 
     ```python
+    dt = keras.random.uniform((8,), 0.001, 0.1)
+    A = -0.5 * keras.ops.ones((8, 16)), keras.random.uniform((8, 16), 0, 50)
+    P = keras.ops.ones((8, 16)), keras.ops.zeros((8, 16))
+    B = keras.ops.ones((8, 16)), keras.ops.zeros((8, 16))
+    C = keras.random.normal((8, 16)), keras.random.normal((8, 16))
     A_bar, B_bar = discretize_dplr(dt, A, P, B)
-    y = ssm_scan(x, A_bar, B_bar, C, D)
+    x = keras.random.normal((2, 100, 8))
+    y = ssm_scan(x, A_bar, B_bar, C)
     ```
 
     Reference:

@@ -156,8 +156,9 @@ def use_implementation(name: str):
     Example:
 
     ```python
-    with keras_ssm.ops.use_implementation("portable"):
-        model.export("model.onnx", format="onnx")
+    x = keras.random.normal((2, 100, 64))
+    with keras_ssm.use_implementation("portable"):
+        y = keras_ssm.layers.Mamba()(x)
     ```
     """
     known = sorted({n for rows in PREFERENCES.values() for n in _names(rows)})

@@ -80,8 +80,9 @@ def fft_conv(
 
     ```python
     x = keras.random.normal((2, 1000, 8))
-    kernel = s4d_conv_kernel(dt, A, B, C, length=1000)
-    y = fft_conv(x, kernel, D)
+    time = keras.ops.arange(1000, dtype="float32")[:, None]
+    kernel = keras.random.uniform((8,), 0.9, 0.999) ** time
+    y = fft_conv(x, kernel)
     ```
 
     Reference:

@@ -90,8 +90,8 @@ def linear_scan(
 
     # An oscillation that fades away, its frequency another in each channel.
     frequency = keras.ops.arange(8, dtype="float32")
-    a = 0.99 * keras.ops.cos(frequency), 0.99 * keras.ops.sin(frequency)
-    real, imag = linear_scan(a, (x, keras.ops.zeros_like(x)))
+    spin = 0.99 * keras.ops.cos(frequency), 0.99 * keras.ops.sin(frequency)
+    real, imag = linear_scan(spin, (x, keras.ops.zeros_like(x)))
     ```
 
     Reference:
@@ -160,7 +160,7 @@ def linear_scan_step(
     Example:
 
     ```python
-    for t in range(length):
+    for t in range(100):  # goes on from the example of `linear_scan`
         y, state = linear_scan_step(a[:, t], x[:, t], state)
     ```
     """

@@ -129,7 +129,8 @@ def mamba3_scan(
     B = C = keras.random.normal((2, 100, 1, 4, 64))
     lam = keras.random.uniform((2, 100, 4))
     theta = keras.random.uniform((2, 100, 16), -3.0, 3.0)
-    y = mamba3_scan(x, dt, A, B, C, lam=lam, theta=theta)
+    options = dict(lam=lam, theta=theta, return_state=True)
+    y, state = mamba3_scan(x, dt, A, B, C, **options)
     ```
 
     Reference:
@@ -278,7 +279,7 @@ def mamba3_scan_step(x, dt, A, B, C, D=None, *, lam, theta, state, mask=None):
     Example:
 
     ```python
-    for t in range(length):
+    for t in range(100):  # goes on from the example of `mamba3_scan`
         of_step = (v[:, t] for v in (x, dt, A, B, C))
         y, state = mamba3_scan_step(
             *of_step, lam=lam[:, t], theta=theta[:, t], state=state

@@ -205,7 +205,7 @@ def selective_scan_step(
     Example:
 
     ```python
-    for t in range(length):
+    for t in range(100):  # goes on from the example of `selective_scan`
         y, state = selective_scan_step(
             x[:, t], dt[:, t], A, B[:, t], C[:, t], state=state
         )

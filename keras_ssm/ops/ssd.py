@@ -213,7 +213,7 @@ def ssd_step(
     Example:
 
     ```python
-    for t in range(length):
+    for t in range(100):  # goes on from the example of `ssd`
         y, state = ssd_step(
             x[:, t], dt[:, t], A, B[:, t], C[:, t], state=state
         )

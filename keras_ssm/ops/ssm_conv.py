@@ -73,8 +73,12 @@ def s4d_conv_kernel(
     Example:
 
     ```python
-    kernel = s4d_conv_kernel(dt, A, B, C, length=x.shape[1])
-    y = fft_conv(x, kernel, D)
+    dt = keras.random.uniform((8,), 0.001, 0.1)
+    A = -0.5 * keras.ops.ones((8, 16)), keras.random.uniform((8, 16), 0, 50)
+    B = keras.ops.ones((8, 16)), keras.ops.zeros((8, 16))
+    C = keras.random.normal((8, 16)), keras.random.normal((8, 16))
+    kernel = s4d_conv_kernel(dt, A, B, C, length=100)
+    y = fft_conv(keras.random.normal((2, 100, 8)), kernel)
     ```
 
     Reference:
@@ -144,8 +148,13 @@ def s4_conv_kernel(
     Example:
 
     ```python
-    kernel = s4_conv_kernel(dt, A, P, B, C, length=x.shape[1])
-    y = fft_conv(x, kernel, D)
+    dt = keras.random.uniform((8,), 0.001, 0.1)
+    A = -0.5 * keras.ops.ones((8, 16)), keras.random.uniform((8, 16), 0, 50)
+    P = keras.ops.ones((8, 16)), keras.ops.zeros((8, 16))
+    B = keras.ops.ones((8, 16)), keras.ops.zeros((8, 16))
+    C = keras.random.normal((8, 16)), keras.random.normal((8, 16))
+    kernel = s4_conv_kernel(dt, A, P, B, C, length=100)
+    y = fft_conv(keras.random.normal((2, 100, 8)), kernel)
     ```
 
     Reference:

@@ -88,11 +88,16 @@ def ssm_scan(
     Example:
 
     ```python
+    dt = keras.random.uniform((8,), 0.001, 0.1)
+    A = -0.5 * keras.ops.ones((8, 16)), keras.random.uniform((8, 16), 0, 50)
+    B = keras.ops.ones((8, 16)), keras.ops.zeros((8, 16))
+    C = keras.random.normal((8, 16)), keras.random.normal((8, 16))
+    x = keras.random.normal((2, 100, 8))
     A_bar, B_bar = discretize(dt, A, B)
-    y, state = ssm_scan(x, A_bar, B_bar, C, D, return_state=True)
+    y, state = ssm_scan(x, A_bar, B_bar, C, return_state=True)
 
     # The same, without a state.
-    y = fft_conv(x, s4d_conv_kernel(dt, A, B, C, length=x.shape[1]), D)
+    y = fft_conv(x, s4d_conv_kernel(dt, A, B, C, length=100))
     ```
 
     Reference:
@@ -171,8 +176,8 @@ def ssm_scan_step(
     Example:
 
     ```python
-    for t in range(length):
-        y, state = ssm_scan_step(x[:, t], A_bar, B_bar, C, D, state=state)
+    for t in range(100):  # goes on from the example of `ssm_scan`
+        y, state = ssm_scan_step(x[:, t], A_bar, B_bar, C, state=state)
     ```
     """
     x, D, state, mask = convert(x, D, state, mask)

@@ -77,15 +77,23 @@ def export(
     Example:
 
     ```python
+    model = keras.Sequential(
+        [
+            keras.Input((None,), dtype="int32", name="tokens"),
+            keras.layers.Embedding(256, 16, mask_zero=True),
+            keras_ssm.layers.MambaBlock(),
+            keras.layers.Dense(2, activation="softmax"),
+        ]
+    )
     keras_ssm.export(model, "served", endpoints=("serve", "init", "step"))
 
     import tensorflow as tf  # anywhere else
 
     served = tf.saved_model.load("served")
-    y = served.serve(tokens)
+    y = served.serve([[104, 101, 121]])
     state = served.init(1)
-    for token in stream:
-        state = served.step(token, state)
+    for token in [104, 101, 121]:
+        state = served.step([token], state)
         y = state.pop("outputs")
     ```
     """

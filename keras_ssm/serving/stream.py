@@ -41,11 +41,19 @@ class Stream:
     Example:
 
     ```python
+    model = keras.Sequential(
+        [
+            keras.Input((None,), dtype="int32", name="tokens"),
+            keras.layers.Embedding(256, 16, mask_zero=True),
+            keras_ssm.layers.MambaBlock(),
+            keras.layers.Dense(2, activation="softmax"),
+        ]
+    )
     stream = keras_ssm.Stream(model)
     state = stream.get_initial_state(batch_size=1)
-    for token in tokens:
-        y, state = stream.step(token, state)  # (1,)
-    y, state = stream.steps(more_tokens, state)  # (1, l)
+    for token in [104, 101, 121]:
+        y, state = stream.step(np.array([token]), state)  # (1, 2)
+    y, state = stream.steps(np.array([[32, 121, 111]]), state)  # (1, 3, 2)
     ```
     """
 

@@ -55,8 +55,10 @@ def implied_attention(
     Example:
 
     ```python
-    M = implied_attention(dt, A, B, C, D)  # (b, d, l, l)
-    y = np.einsum("bdts,bsd->btd", M, x)  # selective_scan(x, dt, A, B, C, D)
+    dt, x = np.random.uniform(0, 0.1, (1, 5, 8)), np.random.randn(1, 5, 8)
+    A, B = -np.ones((8, 4)), np.random.randn(1, 5, 4)
+    M = keras_ssm.visualize.implied_attention(dt, A, B, B)  # (1, 8, 5, 5)
+    y = np.einsum("bdts,bsd->btd", M, x)  # selective_scan(x, dt, A, B, B)
     ```
 
     Reference:

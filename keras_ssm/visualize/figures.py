@@ -44,7 +44,7 @@ def plot_memory(scans, tokens=None, *, row: int = 0):
     Example:
 
     ```python
-    scans = keras_ssm.visualize.record(model, tokens)
+    # `scans` as in the example of `record`.
     keras_ssm.visualize.plot_memory(scans).savefig("memory.png")
     ```
     """
@@ -97,7 +97,8 @@ def plot_attention(scans, tokens=None, *, row: int = 0):
     Example:
 
     ```python
-    keras_ssm.visualize.plot_attention(scans[:1], list("to be"))
+    # `scans` as in the example of `record`.
+    keras_ssm.visualize.plot_attention(scans[:1])
     ```
 
     Reference:
@@ -147,7 +148,8 @@ def plot_kernels(
     Example:
 
     ```python
-    plot_kernels(layer, 16000, sampling_rate=16000).savefig("kernels.svg")
+    # `layer` as in the example of `conv_kernel`.
+    keras_ssm.visualize.plot_kernels(layer, 1000).savefig("kernels.svg")
     ```
     """
     rate = sampling_rate or 1.0
@@ -194,7 +196,7 @@ def plot_spectrum(layer, *, sampling_rate: float | None = None):
     Example:
 
     ```python
-    plot_spectrum(layer).savefig("spectrum.svg")
+    keras_ssm.visualize.plot_spectrum(layer).savefig("spectrum.svg")
     ```
     """
     found = spectrum(layer, sampling_rate=sampling_rate)

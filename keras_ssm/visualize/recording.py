@@ -34,11 +34,12 @@ def record(model, inputs) -> list[Scan]:
     Example:
 
     ```python
-    model = keras.saving.load_model("reviews.keras")
-    scans = keras_ssm.visualize.record(model, tokens)  # (b, l)
-    scans[0].layer
-    scans[0].step_size  # (b, l, d)
-    scans[0].retention  # (b, l, d)
+    backbone = keras_ssm.models.HybridBackbone(256, 16, ["mamba"] * 2)
+    model = keras_ssm.models.TextClassifier(backbone, classes=2)
+    tokens = np.array([list(b"to be")])
+    scans = keras_ssm.visualize.record(model, tokens)  # one for each layer
+    scans[0].step_size  # (1, 5, 32)
+    scans[0].retention  # (1, 5, 32)
     ```
     """
     if not model.built:

@@ -34,7 +34,9 @@ def conv_kernel(layer, length: int):
     Example:
 
     ```python
-    kernel = keras_ssm.visualize.conv_kernel(layer, 1000)  # (1000, d)
+    layer = keras_ssm.layers.S4D()
+    layer.build((None, None, 16))
+    kernel = keras_ssm.visualize.conv_kernel(layer, 1000)  # (1000, 16)
     ```
     """
     return _kernel(_mixer("conv_kernel", layer, *CONVOLUTIONS), length)
@@ -63,7 +65,7 @@ def frequency_response(layer, length: int, *, sampling_rate: float = 1.0):
     Example:
 
     ```python
-    f, response = frequency_response(layer, 16000, sampling_rate=16000)
+    f, response = keras_ssm.visualize.frequency_response(layer, 1000)
     ```
     """
     layer = _mixer("frequency_response", layer, *CONVOLUTIONS)

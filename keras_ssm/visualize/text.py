@@ -85,6 +85,7 @@ def colored_text(
     Example:
 
     ```python
+    # `model` as in the example of `record`.
     review = "A film to remember.".encode()
     scans = keras_ssm.visualize.record(model, np.array([list(review)]))
     view = keras_ssm.visualize.colored_text(scans, review)
