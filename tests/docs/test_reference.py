@@ -51,17 +51,19 @@ def test_every_public_name_is_on_a_page():
             assert any(value is other for other in found), name
 
 
+def marks(page):
+    """PyTorch compiles nothing, TensorFlow exports without another process."""
+    quick = "tensorflow" if page.stem == "serving" else "torch"
+    return () if BACKEND == quick else pytest.mark.slow
+
+
 # Those of a page share names, as its reader does: a step goes on from the
 # example of its op.
 @needs_gradients
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(
-            page,
-            id=page.stem,
-            marks=() if BACKEND == "torch" else pytest.mark.slow,
-        )
+        pytest.param(page, id=page.stem, marks=marks(page))
         for page in sorted(PAGES.glob("*.md"))
         if shown(page)
     ],
