@@ -5,7 +5,7 @@ import math
 import statistics
 
 import recall_runs
-import tutorial_runs
+import tutorial_tasks
 from example_task import Row, Task, flags, load, percent, program
 
 
@@ -108,59 +108,6 @@ def documents() -> Task:
 
 def _seeds(values) -> str:
     return "one seed" if len(values) == 1 else f"{len(values)} seeds"
-
-
-def forecasts() -> Task:
-    runs = [
-        run
-        for run in tutorial_runs.load()["runs"]
-        if run["tutorial"] == "forecasting" and "HORIZON" not in run["given"]
-    ]
-    of_model = {run["model"]: run for run in runs}
-
-    def score(name):
-        run = of_model[name]
-        return f"{run['mse']:.3f} / {run['mae']:.3f}"
-
-    repeat = of_model["s4d"]
-    repeated = f"{repeat['repeat_mse']:.3f} / {repeat['repeat_mae']:.3f}"
-    rows = [
-        Row(
-            model=title,
-            score=score(name),
-            parameters=of_model[name]["parameters"],
-            time=f"{of_model[name]['cpu_seconds']:.0f} s of a core",
-        )
-        for name, title in (("s4d", "S4D"), ("mamba", "Mamba"))
-    ]
-    rows[0] = dataclasses.replace(
-        rows[0],
-        lstm=score("lstm"),
-        transformer=score("transformer"),
-        simplest=f"{score('linear')} (linear), {repeated} (last day)",
-        published="0.375 / 0.399 (DLinear, PatchTST)",
-    )
-    sizes = [of_model[n]["parameters"] for n in ("lstm", "transformer")]
-    return Task(
-        "Forecasts of four days",
-        "ETTh1",
-        rows,
-        "Mean squared and mean absolute error on ETTh1, 96 hours ahead of 336, "
-        "all seven columns in units of their deviation in training; 12, 4 and "
-        f"4 months, one seed, on {repeat['machine']}. A linear map is as "
-        "good as anything here. Settings were chosen for S4D and for the "
-        "linear map in short trials that showed test errors, too, and are "
-        "S4D's for the rest; the LSTM has "
-        f"{sizes[0]:,} parameters, the Transformer {sizes[1]:,}. Published: "
-        "DLinear ([Zeng et al., 2023]"
-        "(https://arxiv.org/abs/2205.13504), table 2) and PatchTST of 336 "
-        "hours ([Nie et al., 2023](https://arxiv.org/abs/2211.14730), table 3) "
-        "on the same split, but for the last windows of the test months, which "
-        "DLinear's code leaves out where they do not fill a batch. The "
-        "notebook is "
-        "[forecasting](../notebooks/forecasting.ipynb).",
-        [tutorial_runs.command(run) for run in runs],
-    )
 
 
 def _signals(example: str, split: str) -> list[dict]:
@@ -390,6 +337,6 @@ def language() -> Task:
 
 
 TASKS = (
-    *(texts, documents, forecasts, pixels, audio),
-    *(recall, association, language),
+    *(texts, documents, tutorial_tasks.forecasts, pixels, audio),
+    *(recall, association, language, tutorial_tasks.notebooks),
 )
