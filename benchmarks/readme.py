@@ -91,13 +91,13 @@ def _matrix(cell):
         cells = tuple(cell(PREFERENCES[op, b][p]) for b, p in rows)
         columns.setdefault(cells, []).append(f"`{op}`")
     lines = [
-        report.row("", *map(", ".join, columns.values()), "tested how"),
+        report.row("", "tested how", *map(", ".join, columns.values())),
         report.row(*["---"] * (len(columns) + 2)),
     ]
     for (backend, platform), *cells in zip(rows, *columns, strict=True):
         title = f"{BACKENDS[backend]}, {PLATFORMS[platform]}"
         tested = EVIDENCE[backend, platform]
-        lines.append(report.row(title, *cells, tested))
+        lines.append(report.row(title, tested, *cells))
     return "\n".join(lines) + "\n"
 
 

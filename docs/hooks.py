@@ -2,14 +2,14 @@
 
 A link in a page points to a file of the repository, so that it works wherever
 the page is read. Of what is not in docs/, the site has `BROUGHT`; of a link to
-anything else, such as a script, the site keeps the text.
+anything else, such as a folder, the site keeps the text.
 """
 
 import os
 import pathlib
 import re
 
-from mkdocs.structure.files import File
+from mkdocs.structure.files import File, InclusionLevel
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BROUGHT = (
@@ -18,6 +18,10 @@ BROUGHT = (
     "benchmarks/README.md",
     "examples/README.md",
     "benchmarks/results/*.png",
+    "benchmarks/*.py",
+    "examples/*.py",
+    "examples/tutorials/*.py",
+    "notebooks/*.ipynb",
 )
 # [text](target#anchor), and not ](https://...
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
@@ -27,7 +31,9 @@ def on_files(files, config):
     for pattern in BROUGHT:
         for path in sorted(ROOT.glob(pattern)):
             name = path.relative_to(ROOT).as_posix()
-            files.append(File.generated(config, name, abs_src_path=str(path)))
+            file = File.generated(config, name, abs_src_path=str(path))
+            file.inclusion = InclusionLevel.INCLUDED
+            files.append(file)
     return files
 
 
