@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_ssm.layers import inputs
 from keras_ssm.layers.dense import ProjectionLayer
 from keras_ssm.ops.steps import take_steps
 
@@ -42,6 +43,10 @@ class SequenceLayer(ProjectionLayer):
             `trainable`.
     """
 
+    def __new__(cls, *args, **kwargs):
+        inputs.check_arguments(cls, args, kwargs)
+        return super().__new__(cls, *args, **kwargs)
+
     def __init__(
         self,
         *,
@@ -59,6 +64,7 @@ class SequenceLayer(ProjectionLayer):
         self.stateful = stateful
         self.supports_masking = True
         self.states = None
+        self._built_width = None
 
     @property
     def state_dtype(self) -> str:
@@ -68,7 +74,7 @@ class SequenceLayer(ProjectionLayer):
     @property
     def state_dtypes(self) -> tuple:
         """The dtype of each state: `state_dtype`, unless a subclass says so."""
-        return (self.state_dtype,) * len(self.state_shapes(self._width))
+        return (self.state_dtype,) * len(self.state_shapes(self.width))
 
     @property
     def output_dtype(self) -> str:
@@ -76,28 +82,24 @@ class SequenceLayer(ProjectionLayer):
         return self.compute_dtype
 
     def build(self, sequences_shape, initial_state_shape=None):
-        _check_single(self, sequences_shape)
-        if len(sequences_shape) != 3 or sequences_shape[-1] is None:
-            raise ValueError(
-                f"{self.name}: the input must have shape (batch, length, "
-                "width) with a known width. "
-                f"Received: input shape {tuple(sequences_shape)}."
-            )
+        inputs.check_single(self.name, sequences_shape)
+        inputs.check_sequences(self.name, sequences_shape)
         width = sequences_shape[-1]
         self.build_mixer(width)
-        self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: width})
+        self._built_width = width
         if self.stateful:
             self.states = self._state_variables(sequences_shape[0], width)
 
     @property
-    def _width(self):
-        if self.input_spec is None:
+    def width(self) -> int:
+        """That of the input and of the output, known once it is built."""
+        if self._built_width is None:
             raise ValueError(
                 f"{self.name}: the width is not known yet. Call the layer on "
                 "a sequence, or `layer.build((None, None, width))`, before "
                 "`get_initial_state`."
             )
-        return self.input_spec.axes[-1]
+        return self._built_width
 
     def _state_variables(self, batch_size, width):
         if grows(self.state_shapes(width)):
@@ -163,15 +165,17 @@ class SequenceLayer(ProjectionLayer):
 
     def _select_input(self, sequences, mask):
         """The sequences with masked steps set to 0, and a boolean mask."""
+        inputs.check_sequences(self.name, sequences.shape, self.width)
         if mask is not None:
             mask = ops.cast(mask, "bool")
+            inputs.check_mask(self.name, mask, sequences)
         return _select(mask, ops.cast(sequences, self.output_dtype)), mask
 
     def _initial_states(self, x, initial_state):
         if initial_state is not None:
-            return self._check_states(initial_state, x.shape[-1])
+            return self._check_states(initial_state, x)
         if self.stateful:
-            return tuple(ops.convert_to_tensor(v) for v in self.states)
+            return self._check_states(self.states, x)
         if not self.return_state:
             return None
         self._check_sizes_are_known(x.shape[-1])
@@ -186,8 +190,8 @@ class SequenceLayer(ProjectionLayer):
                 "Received: initial_state=None."
             )
 
-    def _check_states(self, states, width):
-        shapes = self.state_shapes(width)
+    def _check_states(self, states, x):
+        shapes = self.state_shapes(self.width)
         states = (
             tuple(states) if isinstance(states, (tuple, list)) else (states,)
         )
@@ -204,6 +208,7 @@ class SequenceLayer(ProjectionLayer):
                 "`return_state=True` give them. Received: shapes "
                 f"{[tuple(state.shape) for state in states]}."
             )
+        inputs.check_batch(self.name, states, x)
         return tuple(
             ops.cast(state, dtype)
             for state, dtype in zip(states, self.state_dtypes, strict=True)
@@ -245,8 +250,9 @@ class SequenceLayer(ProjectionLayer):
         """
         if not self.built:
             self.build((None, None, x.shape[-1]))
+        inputs.check_step(self.name, x.shape, self.width)
         x = ops.cast(x, self.output_dtype)
-        states = self._check_states(state, x.shape[-1])
+        states = self._check_states(state, x)
         x = _select(mask, x)
         y, states = self.mix_step(x, states, mask)
         return _select(mask, y), tuple(states)
@@ -263,7 +269,7 @@ class SequenceLayer(ProjectionLayer):
         Returns:
             `(y, state)`: the outputs `(b, l, d)`, and a tuple of states.
         """
-        states = self._check_states(state, x.shape[-1])
+        states = self._check_states(state, x)
         x, mask = self._select_input(x, mask)
         y, states = self.mix(x, states, mask, False, False)
         return _select(mask, y), tuple(states)
@@ -276,7 +282,8 @@ class SequenceLayer(ProjectionLayer):
             length: Number of steps that states which grow with the context
                 can hold. States of a fixed size ignore it.
         """
-        shapes = self.state_shapes(self._width)
+        inputs.check_integers(self.name, batch_size=batch_size, length=length)
+        shapes = self.state_shapes(self.width)
         if length is None and grows(shapes):
             raise ValueError(
                 f"{self.name}: the states grow with the context, so that "
@@ -315,7 +322,8 @@ class SequenceLayer(ProjectionLayer):
         return (y, *((batch, *s) for s in self.state_shapes(width)))
 
     def compute_output_spec(self, sequences, initial_state=None, **kwargs):
-        _check_single(self, sequences)
+        inputs.check_single(self.name, sequences)
+        inputs.check_sequences(self.name, sequences.shape, self._built_width)
         shapes = self.compute_output_shape(sequences.shape)
         if not self.return_state:
             return keras.KerasTensor(shapes, self.output_dtype)
@@ -363,16 +371,3 @@ def _select(mask, v):
 
 def _count(shapes):
     return "1 tensor" if len(shapes) == 1 else f"{len(shapes)} tensors"
-
-
-def _check_single(layer, sequences):
-    nested = isinstance(sequences, (tuple, list)) and any(
-        not (item is None or isinstance(item, int)) for item in sequences
-    )
-    if nested:
-        raise ValueError(
-            f"{layer.name}: the input must be one tensor. Received: "
-            f"{len(sequences)} of them. If the layer before returns its state, "
-            "as with `return_state=True` in a `keras.Sequential` model, use "
-            "the functional API, or set `return_state=False`."
-        )

@@ -179,7 +179,8 @@ def _kernel_spec(op, dt, length):
 
 
 def _check_length(op, length):
-    if isinstance(length, int) and length < 1:
+    if isinstance(length, float) or (isinstance(length, int) and length < 1):
         raise ValueError(
-            f"`{op}`: `length` must be positive. Received: length={length}."
+            f"`{op}`: `length` must be a positive integer. "
+            f"Received: length={length}."
         )

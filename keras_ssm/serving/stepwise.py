@@ -93,7 +93,7 @@ class CarriedLayer(layers.Layer):
                 raise refusal(layer, reason, f"Set `{option}=False`.")
         self.layer = layer
         self.supports_masking = True
-        width = layer.input_spec.axes[-1]
+        width = layer.width
         shapes = layer.state_shapes(width)
         if grows(shapes):
             reason = "its state grows with the sequence"

@@ -209,7 +209,7 @@ def twin(layer, batch=None, **options):
     """A layer with the same weights and other options."""
     config = {**layer.get_config(), **options}
     copy = type(layer).from_config(config)
-    copy.build((batch, None, layer.input_spec.axes[-1]))
+    copy.build((batch, None, layer.width))
     for variable, of_copy in zip(
         layer.trainable_variables, copy.trainable_variables, strict=True
     ):

@@ -27,7 +27,7 @@ from layer_harness import (
 
 @each_layer
 def test_constructor_takes_keywords_only(layer_class):
-    with pytest.raises(TypeError, match="positional"):
+    with pytest.raises(TypeError, match="must be keywords"):
         layer_class(16, 16, 16)
 
 

@@ -314,7 +314,7 @@ def test_wrong_systems(op):
 def test_a_kernel_without_steps(op):
     pair = zeros(3, 4), zeros(3, 4)
     others = [pair] * (4 if op == "s4_conv_kernel" else 3)
-    sentence = "`length` must be positive. Received: length=0."
+    sentence = "`length` must be a positive integer. Received: length=0."
     raises(ValueError, op, sentence, zeros(3), *others, 0)
 
 
