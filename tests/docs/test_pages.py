@@ -18,13 +18,6 @@ PAGES = [
     for path in (*map(ROOT.joinpath, OUTSIDE), *ROOT.glob("docs/**/*.md"))
 ]
 PYTHON = sybil.Sybil([PythonCodeBlockParser(), SkipParser()])
-# Where a page takes long, beside others that show the same: what it compiles
-# on JAX and TensorFlow, and the process that writes a file elsewhere.
-LONG = {
-    "docs/guides/models.md": ("jax", "tensorflow"),
-    "docs/guides/visualize.md": ("jax", "tensorflow"),
-    "docs/guides/export.md": ("jax", "torch"),
-}
 FOLDERS = "benchmarks|docs|examples|keras_ssm|notebooks|tests"
 
 
@@ -34,15 +27,7 @@ def read(page):
 
 each_page = pytest.mark.parametrize("page", sorted(PAGES))
 each_page_with_python = pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(
-            page,
-            marks=pytest.mark.slow if BACKEND in LONG.get(page, ()) else (),
-        )
-        for page in sorted(PAGES)
-        if "```python" in read(page)
-    ],
+    "page", [page for page in sorted(PAGES) if "```python" in read(page)]
 )
 
 

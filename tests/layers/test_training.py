@@ -9,12 +9,15 @@ from layer_harness import (
     BLOCKS,
     LAYERS,
     LENGTH,
+    SOME,
     WIDTH,
     as_array,
+    each,
     each_layer,
     make,
     needs_gradients,
     sequences,
+    slow_unless,
     value,
 )
 
@@ -143,10 +146,9 @@ PROJECTIONS = {
     Griffin: ["in_proj", "out_proj"],
     Attention: ["q_proj", "k_proj", "v_proj", "out_proj"],
 }
-each_layer_with_projections = pytest.mark.parametrize(
+each_layer_with_projections = each(
     "layer_class",
     [layer for layer in LAYERS if BLOCKS.get(layer, layer) in PROJECTIONS],
-    ids=lambda layer: layer.__name__,
 )
 
 
@@ -233,25 +235,31 @@ def test_int8_quantization_reaches_every_large_projection(layer_class):
     assert error < 0.1 * np.abs(expected).max()
 
 
+CHECKED = [
+    (
+        Mamba,
+        {"state_dim": 3, "return_sequences": False, "use_bias": True},
+        11,
+        (2, 4),
+    ),
+    (MambaBlock, {"state_dim": 3, "dropout": 0.2}, 10, (2, 5, 4)),
+    (Mamba2Block, {"state_dim": 3, "dropout": 0.2}, 9, (2, 5, 4)),
+    (Mamba3Block, {"state_dim": 4, "dropout": 0.2}, 9, (2, 5, 4)),
+    (S4DBlock, {"state_dim": 4, "dropout": 0.2}, 10, (2, 5, 4)),
+    (S4, {"state_dim": 4, "return_sequences": False}, 12, (2, 4)),
+    (S5Block, {"state_dim": 4, "blocks": 1}, 12, (2, 5, 4)),
+    (LRU, {"state_dim": 3, "return_sequences": False}, 8, (2, 4)),
+    (RGLRU, {}, 3, (2, 5, 4)),
+    (GriffinBlock, {"state_dim": 3, "dropout": 0.2}, 10, (2, 5, 4)),
+    (Attention, {"heads": 2, "kv_heads": 1, "window": 3}, 4, (2, 5, 4)),
+]
+
+
 @pytest.mark.parametrize(
     ("layer_class", "options", "weights", "shape"),
     [
-        (
-            Mamba,
-            {"state_dim": 3, "return_sequences": False, "use_bias": True},
-            11,
-            (2, 4),
-        ),
-        (MambaBlock, {"state_dim": 3, "dropout": 0.2}, 10, (2, 5, 4)),
-        (Mamba2Block, {"state_dim": 3, "dropout": 0.2}, 9, (2, 5, 4)),
-        (Mamba3Block, {"state_dim": 4, "dropout": 0.2}, 9, (2, 5, 4)),
-        (S4DBlock, {"state_dim": 4, "dropout": 0.2}, 10, (2, 5, 4)),
-        (S4, {"state_dim": 4, "return_sequences": False}, 12, (2, 4)),
-        (S5Block, {"state_dim": 4, "blocks": 1}, 12, (2, 5, 4)),
-        (LRU, {"state_dim": 3, "return_sequences": False}, 8, (2, 4)),
-        (RGLRU, {}, 3, (2, 5, 4)),
-        (GriffinBlock, {"state_dim": 3, "dropout": 0.2}, 10, (2, 5, 4)),
-        (Attention, {"heads": 2, "kv_heads": 1, "window": 3}, 4, (2, 5, 4)),
+        pytest.param(*case, marks=slow_unless(case[0] in SOME))
+        for case in CHECKED
     ],
 )
 def test_layers_pass_the_checks_of_keras(layer_class, options, weights, shape):

@@ -227,6 +227,13 @@ def test_the_model_stays_as_it_is():
     assert "mix" not in vars(layer)
 
 
+def test_nothing_is_dropped():
+    model = keras.Sequential([keras.layers.Dropout(0.5), built(Mamba())])
+    model.build(sequences().shape)
+    first, second = (record(model, sequences())[0] for _ in range(2))
+    assert_same(first.inputs, second.inputs)
+
+
 def test_a_model_without_weights_is_an_error():
     model = keras.Sequential([MambaBlock()], name="new")
     with pytest.raises(ValueError, match="must be built.*'new'"):
