@@ -14,6 +14,8 @@ import keras_ssm
 
 BACKEND = keras.config.backend()
 SERVE = pathlib.Path(__file__).with_name("serve.py")
+# Each is a program of its own, where JAX's are compiled as they are served.
+SIZES = ((1, 1), (3, 7), (3, 70))
 
 if BACKEND not in ("jax", "tensorflow"):
     pytest.skip(
@@ -86,15 +88,13 @@ def served(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     inputs = {
         f"{batch} rows of {length}": padded_tokens(batch, length)
-        for length in (1, 7, 70)
-        for batch in (1, 3)
+        for batch, length in SIZES
     }
     model.export(folder / "model", verbose=False)
     return inputs, serve(folder / "model", folder, inputs)
 
 
-@pytest.mark.parametrize("length", [1, 7, 70])
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("batch", "length"), SIZES)
 def test_exported_classifier_serves_lengths_never_traced(
     model, served, batch, length
 ):
