@@ -248,7 +248,7 @@ def add_training_arguments(group):
     add("--epochs", type=positive, default=20, help="at most")
     add("--patience", type=positive, default=3, help="epochs without gain")
     add("--batch-size", type=positive, default=32, help="texts")
-    add("--widths", type=positive, default=3, help="of batches, at most")
+    add("--widths", type=positive, default=2, help="of batches, at most")
     add("--learning-rate", type=float, help="the highest; by model if None")
     add("--weight-decay", type=float, default=0.01, help="of AdamW")
     add("--seed", type=int, default=0, help="of split, weights and order")

@@ -6,7 +6,7 @@ import numpy as np
 from text.vocabulary import UNKNOWN
 
 
-def choose_widths(lengths, count: int = 3, multiple: int = 32) -> list[int]:
+def choose_widths(lengths, count: int, multiple: int = 32) -> list[int]:
     """Chooses at most `count` widths that pad these lengths least.
 
     Every width is a shape of its own and costs a compilation, every padded
