@@ -467,6 +467,7 @@ def test_widths_are_few_and_hold_everything():
     assert widths[-1] >= lengths.max()
     assert all(width % 32 == 0 for width in widths)
     assert batches.choose_widths([5, 6, 7], 3) == [32]
+    assert batches.choose_widths([0], 3) == [32]
 
 
 def test_no_other_widths_pad_less():
