@@ -65,9 +65,10 @@ def pytest_collection_modifyitems(config, items):
 #
 # Benchmarks, and what pages quote of them, have processes of their own,
 # whatever the backend here. Of the examples, what differs between backends is
-# in the layers, so that Mamba's have to do, and the one that exports.
+# in the layers, so that Mamba's have to do, the one that exports, and the
+# tutorials, each of which runs on one backend.
 HERE = pathlib.Path(__file__).parent
-OF_EXAMPLES = ("[mamba]", "export_and_serve")
+OF_EXAMPLES = ("[mamba]", "export_and_serve", "test_tutorials")
 # The chunks of `ssd` and a scan by composition differ from other kernels in
 # what they compute, not in how masks and states enter: of the cases, some.
 LONG_TO_COMPILE = ("ssd", "associative")
