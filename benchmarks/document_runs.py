@@ -8,13 +8,13 @@ an earlier one of the same model, vocabulary, length, seed and machine;
 `results/long_documents.png` shows accuracy against what is read of a text.
 """
 
-import argparse
 import json
 import pathlib
 import shlex
 import statistics
 
 import report
+from collected import collect
 from matplotlib.figure import Figure
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -25,27 +25,17 @@ COLOURS = {"mamba": "#0b6e4f", "lstm": "#9aa5b1", "transformer": "#3b4cc0"}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="+", type=pathlib.Path)
-    parser.add_argument("--machine", required=True, help="what ran them")
-    options = parser.parse_args()
-    record = json.loads(RECORD.read_text()) if RECORD.exists() else {"runs": []}
-    found = [read(folder) for folder in options.folders]
-    found = [run | {"machine": options.machine} for run in found]
-    # A run that was repeated takes the place of the first.
-    runs = {_key(run): run for run in record["runs"] + found}
-    record["runs"] = [runs[key] for key in sorted(runs)]
-    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    record = collect(__doc__, RECORD, read, _key)
     figure = curves(record["runs"])
     figure.savefig(RECORD.with_suffix(".png"), dpi=130, facecolor="white")
     print(table(record))
 
 
-def read(folder) -> dict:
-    """One run, without the places of the machine that it ran on."""
+def read(folder) -> list[dict]:
+    """The run, without the places of the machine that it ran on."""
     found = json.loads((folder / "results.json").read_text())
     options = found["options"]
-    return {
+    run = {
         "model": found["model"],
         "vocabulary": options["vocabulary"],
         "length": options["max_length"],
@@ -58,6 +48,7 @@ def read(folder) -> dict:
         "test_accuracy": found["test_accuracy"],
         "command": command(options),
     }
+    return [run]
 
 
 def command(options) -> str:

@@ -6,44 +6,34 @@ Each folder is the `--output` of one run. `results/language.json` keeps the
 runs, one for each pattern and seed; the table has the mean over seeds.
 """
 
-import argparse
 import json
 import pathlib
 import statistics
 
 import report
+from collected import collect
 
 RECORD = pathlib.Path(__file__).parent / "results" / "language.json"
 PRIVATE = ("data", "output", "verbose", "pattern", "seed")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="+", type=pathlib.Path)
-    parser.add_argument("--machine", required=True, help="what ran them")
-    options = parser.parse_args()
-    record = json.loads(RECORD.read_text()) if RECORD.exists() else {"runs": []}
-    found = [read(folder, options.machine) for folder in options.folders]
-    # A run that was repeated takes the place of the first.
-    runs = {_key(run): run for run in record["runs"] + found}
-    record["runs"] = [runs[key] for key in sorted(runs)]
-    RECORD.write_text(json.dumps(record, indent=1) + "\n")
-    print(table(record))
+    print(table(collect(__doc__, RECORD, read, _key)))
 
 
-def read(folder, machine) -> dict:
-    """One run, without the places of the machine that it ran on."""
+def read(folder) -> list[dict]:
+    """The run, without the places of the machine that it ran on."""
     found = json.loads((folder / "results.json").read_text())
     options = found["options"]
-    return {
+    run = {
         "pattern": found["pattern"],
         "seed": options["seed"],
         "backend": found["backend"],
         "parameters": found["parameters"],
         "bits_per_byte": found["bits_per_byte"],
         "options": {k: v for k, v in options.items() if k not in PRIVATE},
-        "machine": machine,
     }
+    return [run]
 
 
 def _key(run):

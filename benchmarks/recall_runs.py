@@ -8,12 +8,11 @@ picture and the table show the most accurate one of each model, width and
 question.
 """
 
-import argparse
-import json
 import pathlib
 import sys
 
 import report
+from collected import collect
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent / "examples"))
@@ -26,22 +25,13 @@ MODELS = tuple(figure.COLOURS)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="+", type=pathlib.Path)
-    parser.add_argument("--machine", required=True, help="what ran them")
-    options = parser.parse_args()
-    record = json.loads(RECORD.read_text()) if RECORD.exists() else {"runs": []}
-    found = record["runs"] + [
-        run | {"machine": options.machine}
-        for folder in options.folders
-        for run in figure.read(str(folder))
-    ]
-    # A run that was repeated takes the place of the first.
-    runs = {_key(run): run for run in found}
-    record["runs"] = [runs[key] for key in sorted(runs)]
-    RECORD.write_text(json.dumps(record) + "\n")
+    record = collect(__doc__, RECORD, read, _key)
     figure.draw(str(RECORD.with_suffix(".png")), best(record))
     print(tables(record))
+
+
+def read(folder) -> list[dict]:
+    return figure.read(str(folder))
 
 
 def _key(run):

@@ -9,12 +9,12 @@ one of the same example, layer and question; `results/signals.png` has the
 learning curves.
 """
 
-import argparse
 import json
 import pathlib
 import statistics
 
 import report
+from collected import collect
 from matplotlib.figure import Figure
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -28,23 +28,14 @@ COLOURS = ("#0b6e4f", "#3b4cc0", "#b5541c", "#9aa5b1", "#d9b44a", "#7a3e9d")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="+", type=pathlib.Path)
-    parser.add_argument("--machine", required=True, help="what ran them")
-    options = parser.parse_args()
-    record = json.loads(RECORD.read_text()) if RECORD.exists() else {"runs": []}
-    for folder in options.folders:
-        run = read(folder) | {"machine": options.machine}
-        others = [old for old in record["runs"] if not _same(old, run)]
-        record["runs"] = sorted([*others, run], key=_key)
-    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    record = collect(__doc__, RECORD, read, _key)
     figure = curves(record["runs"])
     figure.savefig(RECORD.with_suffix(".png"), dpi=130, facecolor="white")
     print(table(record))
 
 
-def read(folder) -> dict:
-    """One run, without the places of the machine that it ran on."""
+def read(folder) -> list[dict]:
+    """The run, without the places of the machine that it ran on."""
     paths = [folder / "results.json", *sorted(folder.glob("*/results.json"))]
     found = [json.loads(path.read_text()) for path in paths if path.exists()]
     first = found[0]
@@ -70,15 +61,11 @@ def read(folder) -> dict:
             run[name] = statistics.fmean(r[name] for r in found)
     if len(found) > 1:
         run["speakers"] = {r["split"]: r["test_accuracy"] for r in found}
-    return run
+    return [run]
 
 
 def _key(run):
-    return [run[key] for key in KEYS]
-
-
-def _same(run, other):
-    return _key(run) == _key(other)
+    return tuple(run[key] for key in KEYS)
 
 
 def table(record) -> str:

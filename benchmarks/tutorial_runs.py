@@ -6,42 +6,27 @@ Each folder is the `--output` of one run. `results/tutorials.json` keeps the
 runs, one for each tutorial and the parameters that it was given.
 """
 
-import argparse
 import json
 import pathlib
 
 import report
+from collected import collect
 
 RECORD = pathlib.Path(__file__).parent / "results" / "tutorials.json"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="+", type=pathlib.Path)
-    parser.add_argument("--machine", required=True, help="what ran them")
-    options = parser.parse_args()
-    record = load()
-    found = [read(folder, options.machine) for folder in options.folders]
-    # A run that was repeated takes the place of the first.
-    runs = {command(run): run for run in record["runs"] + found}
-    record["runs"] = [runs[key] for key in sorted(runs)]
-    RECORD.write_text(json.dumps(record, indent=1) + "\n")
-    print(table(record))
+    print(table(collect(__doc__, RECORD, read, command)))
 
 
-def load() -> dict:
-    """The record of all runs, empty before the first."""
-    return json.loads(RECORD.read_text()) if RECORD.exists() else {"runs": []}
-
-
-def read(folder, machine) -> dict:
-    """One run, without the places of the machine that it ran on."""
+def read(folder) -> list[dict]:
+    """The run, without the places of the machine that it ran on."""
     found = json.loads((folder / "results.json").read_text())
     given = {
         name: pathlib.Path(value).name if _is_path(value) else value
         for name, value in found["given"].items()
     }
-    return found | {"given": given, "machine": machine}
+    return [found | {"given": given}]
 
 
 def _is_path(value) -> bool:

@@ -3,13 +3,13 @@
 import dataclasses
 
 import tutorial_runs
-from example_task import Row, Task, percent
+from example_task import Row, Task, load, percent
 
 
 def forecasts() -> Task:
     runs = [
         run
-        for run in tutorial_runs.load()["runs"]
+        for run in load("tutorials.json")["runs"]
         if run["tutorial"] == "forecasting" and "HORIZON" not in run["given"]
     ]
     of_model = {run["model"]: run for run in runs}
@@ -63,7 +63,7 @@ def notebooks() -> Task:
     """Those that are made for more than they get here."""
     runs = {
         run["tutorial"]: run
-        for run in tutorial_runs.load()["runs"]
+        for run in load("tutorials.json")["runs"]
         if run["tutorial"] != "forecasting"
     }
     texts, long = runs["text_classification"], runs["long_documents"]
